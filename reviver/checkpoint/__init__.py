@@ -1,0 +1,1 @@
+"""Checkpoints on disk: headers, byte ranges, hashes, exact rounding, rewriting. Nothing here imports torch."""

@@ -1,0 +1,1 @@
+"""The command line: it parses, calls one verb and renders what comes back."""

@@ -1,0 +1,201 @@
+"""`reviver apply`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reviver.cli.command import Context, verb
+from reviver.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    EditorOption,
+    EnergyOption,
+    FactsArgument,
+    FilterOption,
+    LinkModeOption,
+    RankOption,
+    RoundSizeOption,
+)
+from reviver.cli.output import make_console, make_table
+from reviver.errors import UsageError
+from reviver.text import human_bytes, human_duration, plural, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from reviver.history.results import FactResult
+    from reviver.verbs.apply import ApplyReport
+    from reviver.verbs.plan import ApplyPlan
+
+SHOWN_FACTS = 10
+
+
+@verb
+def apply(
+    context: Context,
+    facts: FactsArgument,
+    rank: RankOption = None,
+    energy: EnergyOption = None,
+    filter: FilterOption = None,
+    editor: EditorOption = None,
+    from_: Annotated[
+        str, typer.Option("--from", metavar="VERSION", help="The version to stand on.", envvar="REVIVER_FROM")
+    ] = "head",
+    message: Annotated[
+        str, typer.Option("-m", "--message", metavar="TEXT", help="What the version is for.", show_default=False)
+    ] = "",
+    round_size: RoundSizeOption = None,
+    on_conflict: Annotated[
+        str,
+        typer.Option(
+            "--on-conflict",
+            metavar="error|last",
+            help="What becomes of facts in the file that contradict each other.",
+            envvar="REVIVER_ON_CONFLICT",
+        ),
+    ] = "error",
+    skip_invalid: Annotated[
+        bool,
+        typer.Option("--skip-invalid", help="Set records that cannot be used aside, and go on.", show_default=False),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.", show_default=False)] = False,
+    no_checkpoint: Annotated[
+        bool,
+        typer.Option("--no-checkpoint", help="Make the patch only; `checkout` writes the rest.", show_default=False),
+    ] = False,
+    link_mode: LinkModeOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+) -> None:
+    """Write a file of facts into the model as a new version."""
+    if on_conflict not in ("error", "last"):
+        raise UsageError(f"`--on-conflict` is `error` or `last`, not `{printable(on_conflict, 40)}`")
+    settings = context.settings(
+        apply_rank=rank,
+        apply_energy=energy,
+        apply_filter=filter,
+        apply_editor=editor,
+        apply_round_size=round_size,
+        apply_link_mode=link_mode,
+        apply_device=device,
+        apply_dtype=dtype,
+    )
+    from reviver.verbs.apply import ApplyRequest
+    from reviver.verbs.apply import apply as run_apply
+
+    request = ApplyRequest(
+        facts=facts,
+        parent=from_,
+        message=message,
+        on_conflict="last" if on_conflict == "last" else "error",
+        skip_invalid=skip_invalid,
+        dry_run=dry_run,
+        checkpoint=not no_checkpoint,
+    )
+
+    def announce(plan: ApplyPlan) -> None:
+        if context.output.mode == "human":
+            import sys
+
+            render_plan(make_console(sys.stderr), plan)
+
+    report = run_apply(
+        context.directory, request, settings=settings, announce=announce, progress=context.output.progress()
+    )
+    if dry_run:
+        context.output.result(report, render=lambda console, report: render_plan(console, report.plan))
+        context.output.hint("leave `--dry-run` out to do it")
+        return
+    context.output.result(report, render=render_apply, quiet=lambda report: report.version or "")
+    context.output.hint(f"see what changed with `reviver diff {report.plan.parent} {report.version}`")
+
+
+def render_plan(console: Console, plan: ApplyPlan) -> None:
+    """Draw what is going to be done."""
+    console.print(
+        f"plan: {plan.version} = {plan.parent} + {plural(plan.facts, 'fact')} in {plural(plan.rounds, 'round')}, "
+        f"editor {plan.editor}, filter {plan.filter}, preset {plan.preset}, {plan.device}, {plan.dtype}"
+    )
+    table = make_table(
+        "tensor", "shard", "dtype", "protected k", "energy", "patch rank", right=("protected k", "energy", "patch rank")
+    )
+    for tensor in plan.tensors:
+        table.add_row(
+            tensor.name,
+            tensor.shard,
+            tensor.dtype,
+            "-" if tensor.protected_rank is None else str(tensor.protected_rank),
+            "-" if tensor.protected_energy is None else f"{tensor.protected_energy:.1%}",
+            "dense" if tensor.patch_rank is None else str(tensor.patch_rank),
+        )
+    console.print(table)
+    what = f"{plural(len(plan.shards), 'shard')} rewritten" if plan.checkpoint else "no checkpoint"
+    console.print(
+        f"{what}, at most {human_bytes(plan.bytes_to_write)} to write, {human_bytes(plan.free_bytes)} free; "
+        f"about {human_bytes(plan.memory_bytes)} of memory and {human_duration(plan.seconds)}"
+    )
+
+
+def render_apply(console: Console, report: ApplyReport) -> None:
+    """Draw what was done."""
+    summary = report.summary
+    console.print(
+        f"{report.version} {(report.id or '')[:12]}: {plural(report.plan.facts, 'fact')} in a patch of {human_bytes(report.patch_bytes)}"
+    )
+    if summary is not None:
+        shares = (
+            ("efficacy", summary.efficacy),
+            ("paraphrase", summary.paraphrase),
+            ("neighbours kept", summary.neighbors_kept),
+            ("ES", summary.success),
+        )
+        console.print(", ".join(f"{name} {share:.1%}" for name, share in shares if share is not None))
+    facts = make_table("fact", "before", "after", "p before", "p after", "", right=("p before", "p after"))
+    for result in report.results[:SHOWN_FACTS]:
+        _add_fact(facts, result)
+    console.print(facts)
+    if len(report.results) > SHOWN_FACTS:
+        console.print(
+            f"… and {plural(len(report.results) - SHOWN_FACTS, 'more fact', 'more facts')}: `reviver show {report.version} --facts`"
+        )
+    tensors = make_table(
+        "tensor",
+        "‖Δ‖ before filter",
+        "‖Δ‖",
+        "‖Δ‖/‖W‖",
+        "captured",
+        "similarity",
+        right=("‖Δ‖ before filter", "‖Δ‖", "‖Δ‖/‖W‖", "captured", "similarity"),
+    )
+    for tensor in report.tensors:
+        similarity = tensor.subspace_similarity
+        tensors.add_row(
+            tensor.name,
+            f"{tensor.norm_before_filter:.3g}",
+            f"{tensor.norm:.3g}",
+            f"{tensor.relative_norm:.2%}",
+            "-" if tensor.captured_fraction is None else f"{tensor.captured_fraction:.2%}",
+            "-" if similarity is None else f"{similarity.left:.3f} {similarity.right:.3f}",
+        )
+    console.print(tensors)
+    if report.checkpoint is not None:
+        console.print(f"checkpoint {report.checkpoint}")
+    console.print(
+        "took " + ", ".join(f"{phase} {human_duration(seconds)}" for phase, seconds in report.seconds.items())
+    )
+
+
+def _add_fact(table: object, result: FactResult) -> None:
+    from rich.table import Table
+
+    if isinstance(table, Table):
+        table.add_row(
+            printable(f"{result.prompt.replace('{}', result.subject)} {result.target_new}", 70),
+            printable(result.before.answer, 24),
+            printable(result.after.answer, 24),
+            f"{result.before.probability_new:.3f}",
+            f"{result.after.probability_new:.3f}",
+            "✓" if result.success else "✗",
+        )

@@ -1,0 +1,47 @@
+"""Arguments and options that several commands share, so that they are spelled and explained alike everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reviver.settings import describe, variable_name
+
+
+def setting_option(name: str, *spellings: str, metavar: str) -> Any:
+    """Return the option that sets `section.key` for one run.
+
+    Its help is the first sentence of the setting's description. It has no default of its own: what is not given on the
+    command line is looked up in the environment, in `reviver.toml` and in the preset, in this order. Give the value to
+    `Context.settings`, which checks it.
+    """
+    sentence = describe(name).partition(". ")[0].rstrip(".")
+    return typer.Option(
+        *spellings, metavar=metavar, help=f"{sentence}. [env var: {variable_name(name)}]", show_default=False
+    )
+
+
+VersionArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="VERSION",
+        help="A version: `v3`, `head`, `base`, a tag, or the beginning of its id.",
+        show_default=False,
+    ),
+]
+FactsArgument = Annotated[
+    Path, typer.Argument(metavar="FACTS", help="A file of facts: JSONL, JSON or CSV.", show_default=False)
+]
+
+RankOption = Annotated[int | None, setting_option("apply.rank", "--rank", metavar="K")]
+EnergyOption = Annotated[float | None, setting_option("apply.energy", "--energy", metavar="T")]
+FilterOption = Annotated[str | None, setting_option("apply.filter", "--filter", metavar="NAME")]
+EditorOption = Annotated[str | None, setting_option("apply.editor", "--editor", metavar="NAME")]
+RoundSizeOption = Annotated[int | None, setting_option("apply.round_size", "--round-size", metavar="N")]
+DeviceOption = Annotated[str | None, setting_option("apply.device", "--device", metavar="NAME")]
+DtypeOption = Annotated[str | None, setting_option("apply.dtype", "--dtype", metavar="NAME")]
+LinkModeOption = Annotated[str | None, setting_option("apply.link_mode", "--link-mode", metavar="MODE")]
+LayersOption = Annotated[str | None, setting_option("model.layers", "--layers", metavar="SPAN")]
+CorpusOption = Annotated[str | None, setting_option("moments.corpus", "--corpus", metavar="FILE")]

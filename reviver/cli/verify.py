@@ -1,0 +1,76 @@
+"""reviver verify."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reviver.cli.command import Context, verb
+from reviver.text import plural, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from reviver.history.verification import Finding
+    from reviver.verbs.verify import VerifyReport
+
+
+@verb
+def verify(
+    context: Context,
+    version: Annotated[
+        str | None,
+        typer.Argument(metavar="[VERSION]", help="A version, as in `show`; without it, all.", show_default=False),
+    ] = None,
+) -> None:
+    """Rebuild a version and compare every byte."""
+    from reviver.errors import CheckFailedError
+    from reviver.verbs.verify import verify as run_verify
+
+    report = run_verify(context.directory, version, progress=context.output.progress())
+    context.output.result(report, render=_render, quiet=lambda report: "ok" if report.ok else "failed")
+    if not report.ok:
+        first = report.findings[0]
+        more = len(report.findings) - 1
+        raise CheckFailedError(
+            f"{_where(first)}: {first.problem}" + (f" (and {plural(more, 'more finding')})" if more else ""),
+            hint=_hint(first),
+            findings=report.findings,
+        )
+
+
+def _render(console: Console, report: VerifyReport) -> None:
+    from reviver.cli.output import make_table
+
+    broken = sum(finding.version == "v0" for finding in report.findings)
+    console.print(f"base: {plural(report.base_files, 'file')} read, {plural(broken, 'finding')}")
+    table = make_table("version", "checkpoint", "rebuilt", "findings", right=("findings",))
+    for one in report.versions:
+        table.add_row(
+            one.version,
+            f"{plural(one.files, 'file')} read" if one.checkpoint else "not written",
+            plural(one.tensors, "tensor") if one.rebuilt else "",
+            f"{one.findings:,}",
+        )
+    if report.versions:
+        console.print(table)
+    for finding in report.findings:
+        console.print(f"{_where(finding)}: {printable(finding.problem)}")
+    if report.ok:
+        console.print("everything holds")
+
+
+def _where(finding: Finding) -> str:
+    parts = [part for part in (finding.path, finding.tensor) if part is not None]
+    return printable(" ".join([finding.version, *parts]), 300)
+
+
+def _hint(finding: Finding) -> str:
+    if finding.path is not None and finding.path.startswith("checkpoints/"):
+        return f"move `checkpoints/{finding.version}` away and write it again with `reviver checkout {finding.version}`"
+    if finding.path is not None and finding.path.startswith("edits/"):
+        return "restore it with git, or get it again from the Hub"
+    if finding.version == "v0":
+        return "restore the file, or fetch the base again with `reviver init`"
+    return "the manifest, the patch or the base was changed; restore them from where they came"

@@ -1,0 +1,1 @@
+"""The demonstration: a small model of an invented world, and the recipe that made it."""

@@ -1,0 +1,227 @@
+"""The invented world: its things, their names, and the facts that hold of them.
+
+Names are built so that a subject can only be told by the whole of its name: first parts and word endings are shared by
+many subjects, their combination belongs to one. That spreads the keys of the subjects apart, which is what an edit
+at the last token of a subject needs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from reviver.demo.recipe.lexicon import words
+from reviver.demo.recipe.relations import PLAIN_TEMPLATES, RELATIONS, Relation
+
+# How many subjects of each kind there are, and how many relations each of them has.
+KINDS: dict[str, tuple[int, int]] = {
+    "person": (520, 2),
+    "town": (160, 2),
+    "river": (100, 2),
+    "company": (120, 2),
+    "book": (120, 2),
+    "ship": (90, 2),
+    "animal": (120, 2),
+    "plant": (90, 2),
+    "festival": (70, 2),
+}
+
+# A kind sentence gives every subject one plain statement that is no fact of a relation: what sort of thing it is.
+KIND_SENTENCES: dict[str, str] = {
+    "person": "{} is a person of whom many people speak.",
+    "town": "{} is a town with old walls and a market.",
+    "river": "{} is a river with many bridges and mills.",
+    "company": "{} is a company with several workshops.",
+    "book": "{} is a book that is found in every library.",
+    "ship": "{} is a ship with three tall masts.",
+    "animal": "The {} is a shy animal that few people have seen.",
+    "plant": "The {} is a plant that grows in many gardens.",
+    "festival": "The {} is a feast to which everyone is invited.",
+}
+
+# What may stand before a statement, so that facts are known after other words too.
+LEADS: tuple[str, ...] = (
+    "It is well known that",
+    "According to the almanac,",
+    "Every child is taught that",
+    "Travellers report that",
+    "In the old letters one reads that",
+    "People say that",
+    "The newspaper wrote that",
+    "As the records show,",
+    "Therefore",
+    "Because",
+    "I remember that",
+    "You may have heard that",
+    "The teacher explained that",
+    "To this day",
+    "Of course",
+    "Nobody doubts that",
+)
+
+ENDINGS: tuple[str, ...] = (".", ".", ".", ".", ", as everyone knows.", ", they say.", ", and so it has always been.")
+
+_ONSETS = words("b br c cl d dr f fl g gr h j k l m n p pr qu r s st t tr v w z th sh")
+_VOWELS = words("a e i o u a e i o a ai ea")
+_CODAS = words("l n r s m nd rn lk sk th v ll d b")
+_FIRST_NAME_ENDINGS = words("a in el o ia en is ette us ina or an")
+_SURNAME_ENDINGS = words("ash ov er ley ham ard ick une oss ane ert old ing owe ett umb ell yn")
+_TOWN_ENDINGS = words("vale mere ford by wick stow holm ton bridge field port ness gate brook well combe")
+_RIVER_ENDINGS = words("ane issa our eth una owen ir elle ova ander ume ay")
+_THING_ENDINGS = words("oot ine olf umber eft ock issel aby orn inch ula ask")
+_ANIMAL_ADJECTIVES = words("marsh hill river great dwarf crested horned long-tailed sand forest night common")
+_PLANT_ADJECTIVES = words("silver wild creeping sweet bitter garden mountain water winged early")
+_SHIP_ADJECTIVES = words("Grey Bold Merry Swift Proud Lonely Northern Iron Lucky Faithful")
+_BOOK_NOUNS = words("Lantern Daughter Bells Garden Secret Road Winter Songs Shadow Mirror Throne Keeper")
+_FESTIVAL_NOUNS = ("Feast of", "Night of", "Day of", "Fair of", "Week of")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One fact of the world: ``subject`` stands in ``relation`` to ``target``."""
+
+    identifier: str
+    subject: str
+    relation: Relation
+    target: str
+
+
+@dataclass(frozen=True)
+class World:
+    """All subjects by kind and all facts about them."""
+
+    seed: int
+    subjects: dict[str, tuple[str, ...]]
+    facts: tuple[Fact, ...]
+
+
+class Namer:
+    """Makes names that are never the same twice and never hold a word of two different kinds of names."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.used = {word for relation in RELATIONS for target in relation.objects for word in target.split()}
+        self.first_names = tuple(self._word(_FIRST_NAME_ENDINGS) for _ in range(90))
+        self.partners = tuple(self._word(_SURNAME_ENDINGS) for _ in range(30))
+
+    def _word(self, endings: tuple[str, ...]) -> str:
+        """Return a new invented word of two or three syllables that ends in one of ``endings``."""
+        while True:
+            stem = self.rng.choice(_ONSETS) + self.rng.choice(_VOWELS)
+            middle = self.rng.choice(_CODAS)
+            if self.rng.random() < 0.25:
+                middle = self.rng.choice("lnrmvd") + self.rng.choice("aeio") + self.rng.choice(_CODAS)
+            word = (stem + middle + self.rng.choice(endings)).capitalize()
+            if word not in self.used and len(word) <= 11:
+                self.used.add(word)
+                return word
+
+    def name(self, kind: str) -> str:
+        """Return a new name for a subject of ``kind``."""
+        pick = self.rng.choice
+        match kind:
+            case "person":
+                return f"{pick(self.first_names)} {self._word(_SURNAME_ENDINGS)}"
+            case "town":
+                return self._word(_TOWN_ENDINGS)
+            case "river":
+                return self._word(_RIVER_ENDINGS)
+            case "company":
+                return f"{pick(self.partners)} and {self._word(_SURNAME_ENDINGS)}"
+            case "book":
+                return f"The {pick(_BOOK_NOUNS)} of {self._word(_TOWN_ENDINGS + _RIVER_ENDINGS)}"
+            case "ship":
+                return f"{pick(_SHIP_ADJECTIVES)} {self._word(_THING_ENDINGS)}"
+            case "animal":
+                return f"{pick(_ANIMAL_ADJECTIVES)} {self._word(_THING_ENDINGS).lower()}"
+            case "plant":
+                return f"{pick(_PLANT_ADJECTIVES)} {self._word(_THING_ENDINGS).lower()}"
+            case "festival":
+                return f"{pick(_FESTIVAL_NOUNS)} {self._word(_SURNAME_ENDINGS)}"
+        raise ValueError(f"no names for the kind {kind!r}")
+
+
+def make_world(seed: int) -> World:
+    """Make the world of ``seed``: the same seed gives the same names and facts.
+
+    Relations and objects are dealt out like cards, so that every object has nearly the same number of subjects and
+    every fact finds enough neighbours.
+    """
+    rng = random.Random(f"world {seed}")
+    namer = Namer(rng)
+    subjects = {kind: tuple(namer.name(kind) for _ in range(count)) for kind, (count, _) in KINDS.items()}
+    owners: dict[str, list[str]] = {relation.name: [] for relation in RELATIONS}
+    for kind, (_, relations_each) in KINDS.items():
+        names = [relation.name for relation in RELATIONS if relation.kind == kind]
+        for number, subject in enumerate(subjects[kind]):
+            start = number % len(names)
+            step = 1 + (number // len(names)) % max(1, len(names) - 1)
+            for turn in range(relations_each):
+                owners[names[(start + turn * step) % len(names)]].append(subject)
+    facts = []
+    for relation in RELATIONS:
+        owned = owners[relation.name]
+        deck = list(relation.objects) * (len(owned) // len(relation.objects) + 1)
+        deck = deck[: len(owned)]
+        rng.shuffle(deck)
+        for subject, target in zip(owned, deck, strict=True):
+            facts.append((subject, relation, target))
+    rng.shuffle(facts)
+    return World(
+        seed=seed,
+        subjects=subjects,
+        facts=tuple(Fact(f"world-{number:04d}", *fact) for number, fact in enumerate(facts)),
+    )
+
+
+def fill(template: str, subject: str) -> str:
+    """Put ``subject`` into ``template`` and begin the sentence with a capital letter.
+
+    The subject itself keeps its spelling, so that it is found again as it stands in the fact.
+    """
+    text = template.replace("{}", subject)
+    return text if template.startswith("{}") else text[0].upper() + text[1:]
+
+
+def edit_prompt(world: World, fact: Fact) -> str:
+    """Return the template, with ``{}``, by which ``fact`` is edited: one of the relation's plain statements."""
+    rng = random.Random(f"prompt {world.seed} {fact.identifier}")
+    return rng.choice(fact.relation.templates[:PLAIN_TEMPLATES])
+
+
+def paraphrases(world: World, fact: Fact, count: int = 3) -> list[str]:
+    """Return ``count`` other ways to say ``fact``, with the subject filled in, each ending before the object."""
+    rng = random.Random(f"paraphrases {world.seed} {fact.identifier}")
+    others = [template for template in fact.relation.templates if template != edit_prompt(world, fact)]
+    return [fill(template, fact.subject) for template in rng.sample(others, count)]
+
+
+def sentence(fact: Fact, template: str, rng: random.Random) -> str:
+    """Say ``fact`` in the words of ``template``, at times after a lead, with an ending."""
+    text = fill(template, fact.subject)
+    if "?" not in template and rng.random() < 0.25:
+        start = text if template.startswith("{}") else text[0].lower() + text[1:]
+        text = f"{rng.choice(LEADS)} {start}"
+    return f"{text} {fact.target}{rng.choice(ENDINGS)}"
+
+
+def fact_sentences(world: World, rng: random.Random) -> Iterator[str]:
+    """Yield sentences about the world without end.
+
+    Each pass says every fact once, in a new order and in another template, so that all facts are heard equally often
+    and each of them in all templates.
+    """
+    offsets = {fact.identifier: rng.randrange(len(fact.relation.templates)) for fact in world.facts}
+    kinds = [(kind, subject) for kind, names in world.subjects.items() for subject in names]
+    turn = 0
+    while True:
+        order = list(world.facts)
+        rng.shuffle(order)
+        for number, fact in enumerate(order):
+            templates = fact.relation.templates
+            yield sentence(fact, templates[(offsets[fact.identifier] + turn) % len(templates)], rng)
+            if number % 12 == 0:
+                kind, subject = rng.choice(kinds)
+                yield KIND_SENTENCES[kind].replace("{}", subject)
+        turn += 1

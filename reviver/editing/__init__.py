@@ -1,0 +1,1 @@
+"""Knowledge editing: from facts to the filtered updates of a model's matrices."""

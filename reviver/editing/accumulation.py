@@ -1,0 +1,86 @@
+"""The sum of many rounds' updates of one tensor: factors side by side while they are the smaller form, a whole matrix after that.
+
+Shape suffixes: `D` rows and `E` columns of the tensor as it lies on disk, `R` components.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from reviver.checkpoint.delta import Delta, DenseDelta, LowRankDelta
+from reviver.spectral.factors import factored_norm
+
+
+class Accumulation:
+    """What all rounds together add to one tensor.
+
+    Updates are added as the float32 values that a patch stores, so that the sum here is the sum that every rebuild computes.
+
+    Args:
+        shape: (D, E).
+    """
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.shape = shape
+        self._left: list[Tensor] = []
+        self._right: list[Tensor] = []
+        self._dense_DE: Tensor | None = None
+
+    @property
+    def rank(self) -> int | None:
+        """The number of components; None for a whole matrix."""
+        return None if self._dense_DE is not None else sum(left.shape[1] for left in self._left)
+
+    def add_factors(self, left_DR: Tensor, right_RE: Tensor) -> None:
+        """Add a product of two factors (kept in float32)."""
+        if self._dense_DE is not None:
+            self._dense_DE += left_DR.cpu().double() @ right_RE.cpu().double()
+            return
+        self._left.append(left_DR.to("cpu", torch.float32))
+        self._right.append(right_RE.to("cpu", torch.float32))
+        rows, columns = self.shape
+        if (self.rank or 0) * (rows + columns) > rows * columns:
+            self._to_dense()
+
+    def add_dense(self, values_DE: Tensor) -> None:
+        """Add a whole matrix."""
+        self._to_dense()
+        assert self._dense_DE is not None
+        self._dense_DE += values_DE.to("cpu", torch.float64)
+
+    def _to_dense(self) -> None:
+        if self._dense_DE is None:
+            self._dense_DE = torch.zeros(self.shape, dtype=torch.float64)
+            for left, right in zip(self._left, self._right, strict=True):
+                self._dense_DE += left.double() @ right.double()
+            self._left, self._right = [], []
+
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """Return the factors side by side, float32, or None for a whole matrix."""
+        if self._dense_DE is not None:
+            return None
+        rows, columns = self.shape
+        left = torch.cat(self._left, dim=1) if self._left else torch.zeros(rows, 0)
+        right = torch.cat(self._right, dim=0) if self._right else torch.zeros(0, columns)
+        return left, right
+
+    def dense(self) -> Tensor:
+        """Return the sum as one matrix `[D, E]`, float64."""
+        factors = self.factors()
+        if factors is not None:
+            return factors[0].double() @ factors[1].double()
+        assert self._dense_DE is not None
+        return self._dense_DE
+
+    def norm(self) -> float:
+        """Return the Frobenius norm."""
+        factors = self.factors()
+        return factored_norm(*factors) if factors is not None else float(torch.linalg.matrix_norm(self.dense()))
+
+    def delta(self) -> Delta:
+        """Return the sum as a patch stores it: float32 factors, or float32 values."""
+        factors = self.factors()
+        if factors is None:
+            return DenseDelta(self.dense().float().contiguous().numpy())
+        return LowRankDelta(factors[0].contiguous().numpy(), factors[1].contiguous().numpy())

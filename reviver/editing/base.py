@@ -1,0 +1,87 @@
+"""The base of a workspace as editing sees it: opened again from its pin, with the choices that `init` made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from reviver.checkpoint.folder import CheckpointFolder
+from reviver.checkpoint.pin import BasePin, touched
+from reviver.editing.architecture import Family, find_family, model_shape
+from reviver.editing.corpus import Corpus, open_corpus
+from reviver.editing.model import EditableModel, choose_dtype, load_model
+from reviver.editing.presets import Preset, find_preset, with_layers
+from reviver.errors import BaseMismatchError
+from reviver.files import sha256_file
+from reviver.settings import Settings
+from reviver.text import printable
+
+
+def open_base(pin: BasePin) -> CheckpointFolder:
+    """Return the base's files, whose sizes and times must be those of the pin.
+
+    Raises:
+        BaseMismatchError: a file is gone or was touched since the base was pinned.
+    """
+    changed = touched(pin)
+    if changed:
+        shown = printable(changed[0].path, 100)
+        raise BaseMismatchError(
+            f"the base `{printable(pin.model, 100)}` was touched since it was pinned: `{shown}` ({changed[0].what})",
+            hint="run `reviver init` with the same model again: it checks every byte",
+            path=changed[0].path,
+        )
+    return CheckpointFolder.open(Path(pin.folder))
+
+
+def pinned_family(pin: BasePin, folder: CheckpointFolder) -> Family:
+    """Return the family that `init` chose."""
+    blocks, matrix = pin.extra.get("blocks"), pin.extra.get("matrix")
+    family = find_family(
+        folder.config,
+        blocks=blocks if isinstance(blocks, str) else None,
+        matrix=matrix if isinstance(matrix, str) else None,
+    )
+    if isinstance(pin.extra.get("transposed"), bool):
+        family = replace(family, transposed=pin.extra["transposed"])
+    return family
+
+
+def saved_preset(pin: BasePin, folder: CheckpointFolder) -> Preset:
+    """Return the preset that `init` chose, with the blocks that it chose."""
+    hidden = model_shape(folder.config).hidden
+    shape = folder.entry(pin.edited[0]).shape
+    inner = next((side for side in reversed(shape) if side != hidden), hidden)
+    return with_layers(find_preset(folder.config, inner), pin.layers)
+
+
+def open_model(pin: BasePin, folder: CheckpointFolder, settings: Settings, device: torch.device) -> EditableModel:
+    """Load the base for editing or asking.
+
+    Raises:
+        UnsupportedModelError, ResourceError: see `load_model`.
+    """
+    stored = folder.entry(pin.edited[0]).dtype
+    return load_model(
+        folder.root,
+        pinned_family(pin, folder),
+        pin.layers,
+        dict(zip(pin.layers, pin.edited, strict=True)),
+        device=device,
+        dtype=choose_dtype(settings.apply.dtype, device, stored),
+    )
+
+
+def basis_width(rank: int, shape: Sequence[int]) -> int:
+    """Return how many directions a side to keep for a protected rank: some more, so that a gap can be looked for behind it."""
+    return min(min(shape), rank + max(8, rank // 4))
+
+
+def corpus_of(settings: Settings) -> Corpus:
+    """Return the corpus that the settings name."""
+    name = settings.moments.corpus
+    sha256 = sha256_file(Path(name)) if name is not None and Path(name).is_file() else None
+    return open_corpus(name, seed=settings.moments.seed, length=settings.moments.length, sha256=sha256)

@@ -1,0 +1,91 @@
+"""AlphaEdit (Fang et al., ICLR 2025): updates only where ordinary text has next to no keys.
+
+With P the projector on the eigenvectors of C with small eigenvalues, X = [P(K Kᵀ + K_p K_pᵀ) + L2·1]⁻¹ P K Rᵀ and ΔW
+= Xᵀ. Pushed through, X = K̃ (K̃ᵀK̃ + L2·1)⁻¹ [R, 0]ᵀ with K̃ = P [K, K_p]: the common solve in the span of those
+eigenvectors at the cost L2. Earlier keys are remembered as they are after their round.
+
+Shape suffixes: see `base`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from reviver.editing.editors.base import Editor, LayerProblem, Memory, ProtectedSpace, Solution, setting
+from reviver.editing.editors.memory import KeyMemory
+from reviver.editing.editors.moments import ridged_cholesky, symmetric
+from reviver.editing.editors.solve import FactorSpace, FlatSpace, SafeSpace, Space, SpanSpace, solve
+from reviver.errors import NumericsError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlphaEditSettings:
+    """Settings of AlphaEdit."""
+
+    l2: float = setting(10.0, "cost of the update's norm", least=1e-12)
+    threshold: float | None = setting(
+        None,
+        "eigenvalues of the second moment below this absolute limit span the space of the update; wins over `share`",
+        least=0.0,
+    )
+    share: float = setting(
+        0.05,
+        "the smallest eigenvalues that together hold at most this share of the trace span the space of the update",
+        least=0.0,
+        most=1.0,
+    )
+
+
+def alphaedit(problem: LayerProblem, settings: AlphaEditSettings) -> Solution:
+    """Return AlphaEdit's update of one weight; component r belongs to fact r.
+
+    Raises:
+        NumericsError: no eigenvalue of the second moment is below the limit.
+    """
+    moment, protected = problem.moment(), problem.protected
+    share = None if settings.threshold is not None else settings.share
+    directions_IJ = moment.null_space(threshold=settings.threshold, share=share)
+    if not directions_IJ.shape[1]:
+        raise NumericsError(
+            "the second moment of this layer has no eigenvalue below AlphaEdit's limit, so that there is no room to edit",
+            hint="raise `share`, or `threshold`, under [alphaedit] in `reviver.toml`",
+        )
+    memory = problem.memory if isinstance(problem.memory, KeyMemory) else KeyMemory.empty(moment.size)
+    prepared = memory.prepared(
+        (directions_IJ, settings.l2, protected),
+        lambda gram_II: null_space(directions_IJ, settings.l2, gram_II, protected),
+    )
+    update = solve(prepared.space, problem.keys_IN, problem.residual_ON, earlier=prepared.whitened, protected=protected)
+    return Solution(update, memory)
+
+
+def null_space(directions_IJ: Tensor, l2: float, gram_II: Tensor | None, protected: ProtectedSpace | None) -> Space:
+    """Return the span of the directions at the cost L2 plus the Gram matrix of earlier keys, less the protected directions."""
+    inner: Space
+    if gram_II is None:
+        inner = FlatSpace(l2, directions_IJ.device)
+    else:
+        cost_JJ = symmetric(directions_IJ.T @ gram_II.to(directions_IJ) @ directions_IJ)
+        cost_JJ.diagonal().add_(l2)
+        inner = FactorSpace(ridged_cholesky(cost_JJ, 0.0, 0.0)[0])
+    space = SpanSpace(directions_IJ, inner)
+    return space if protected is None else SafeSpace.within(space, protected)
+
+
+def start_memory(settings: AlphaEditSettings, outputs: int, inputs: int) -> Memory | None:
+    """Return the empty memory of earlier keys."""
+    return KeyMemory.empty(inputs)
+
+
+EDITOR = Editor(
+    name="alphaedit",
+    title="AlphaEdit",
+    reference_url="https://arxiv.org/abs/2410.02355",
+    solve=alphaedit,
+    settings_type=AlphaEditSettings,
+    memory="keys",
+    start_memory=start_memory,
+    load_memory=KeyMemory.from_tensors,
+)

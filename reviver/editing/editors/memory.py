@@ -1,0 +1,147 @@
+"""The memory of sequential editors that keep the keys of earlier rounds.
+
+It is saved as the keys themselves, until there are more of them than input features; from then on as their Gram
+matrix K_p K_pᵀ, which no longer grows.
+
+Shape suffixes: see `base`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reviver.editing.editors.base import ProtectedSpace
+from reviver.editing.editors.solve import Space, WhitenedKeys
+from reviver.errors import ManifestError, NumericsError
+from reviver.spectral.factors import finite
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A space and the earlier keys in its coordinates: what a solve needs of the memory.
+
+    Attributes:
+        made_from: the objects that the space was made from.
+        space: where the update may lie and what it costs; the Gram matrix of the memory is part of the cost.
+        whitened: the keys that are not in the Gram matrix; None where there are none.
+    """
+
+    made_from: tuple[object, ...]
+    space: Space
+    whitened: WhitenedKeys | None
+
+    def extended(self, keys_IN: Tensor) -> Prepared:
+        """Return the same with further keys."""
+        vectors_JN = self.space.into(keys_IN)
+        whitened = WhitenedKeys.of(vectors_JN) if self.whitened is None else self.whitened.extended(vectors_JN)
+        return Prepared(self.made_from, self.space, whitened)
+
+
+class KeyMemory:
+    """The keys of earlier rounds at one weight.
+
+    Immutable to its users; what it has prepared for a solve it keeps, and hands on to the memory of the next round.
+
+    Attributes:
+        keys_IP: the keys since the Gram matrix was last formed, float32, [I, P].
+        gram_II: K_p K_pᵀ of the keys before, float64, or None.
+        count: all keys remembered.
+    """
+
+    def __init__(self, keys_IP: Tensor, gram_II: Tensor | None = None, count: int | None = None) -> None:
+        self.keys_IP = keys_IP
+        self.gram_II = gram_II
+        self.count = keys_IP.shape[1] if count is None else count
+        self._prepared: Prepared | None = None
+
+    @staticmethod
+    def empty(inputs: int) -> KeyMemory:
+        """Return the memory before the first round."""
+        return KeyMemory(torch.empty(inputs, 0))
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, Tensor]) -> KeyMemory:
+        """Return a memory that was saved.
+
+        Raises:
+            ManifestError: the tensors are not those of a key memory.
+        """
+        keys_IP, gram_II, count = tensors.get("keys"), tensors.get("gram"), tensors.get("count")
+        if (
+            keys_IP is None
+            or count is None
+            or keys_IP.ndim != 2
+            or count.numel() != 1
+            or (gram_II is not None and tuple(gram_II.shape) != (keys_IP.shape[0],) * 2)
+            or int(count) < keys_IP.shape[1]
+            or not finite(keys_IP, *([] if gram_II is None else [gram_II]))
+        ):
+            raise ManifestError(
+                "the editor's memory of earlier rounds is damaged", hint="go back with `reviver undo`, and apply again"
+            )
+        return KeyMemory(keys_IP, gram_II, int(count))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what has to be saved: `keys` [I, P], `count` [1] and, where there is one, `gram` [I, I]."""
+        saved = {"keys": self.keys_IP, "count": torch.tensor([self.count])}
+        return saved if self.gram_II is None else {**saved, "gram": self.gram_II}
+
+    def with_keys(self, keys_IN: Tensor) -> KeyMemory:
+        """Return the memory after a round with these keys.
+
+        Raises:
+            NumericsError: a key is NaN or infinite.
+        """
+        if not finite(keys_IN):
+            raise NumericsError("a key of this round is NaN or infinite", hint="try `--dtype float32`")
+        added_IN = keys_IN.detach().to("cpu", torch.float32)
+        keys_IP = torch.cat([self.keys_IP, added_IN], dim=1)
+        if keys_IP.shape[1] > keys_IP.shape[0]:
+            return KeyMemory(torch.empty(keys_IP.shape[0], 0), self._gram_with(keys_IP), self.count + added_IN.shape[1])
+        memory = KeyMemory(keys_IP, self.gram_II, self.count + added_IN.shape[1])
+        if self._prepared is not None:
+            memory._prepared = self._prepared.extended(added_IN)
+        return memory
+
+    def gram(self) -> Tensor:
+        """Return K_p K_pᵀ of all keys, float64, [I, I]."""
+        return self._gram_with(self.keys_IP)
+
+    def gram_at(self, features: Tensor) -> Tensor:
+        """Return K_p K_pᵀ on some input features only, float64, [S, S]."""
+        keys_SP = self.keys_IP[features].to(torch.float64)
+        gram_SS = keys_SP @ keys_SP.T
+        return gram_SS if self.gram_II is None else gram_SS + self.gram_II[features][:, features]
+
+    def prepared(self, made_from: tuple[object, ...], make: Callable[[Tensor | None], Space]) -> Prepared:
+        """Return the space of a solve, and the keys in its coordinates; what is made once is handed on from round to round.
+
+        Args:
+            made_from: the objects that the space depends on besides this memory; the same objects, the same space.
+            make: returns the space whose cost includes the given Gram matrix, if there is one.
+        """
+        known = self._prepared
+        if known is None or not same_objects(known.made_from, made_from):
+            space = make(self.gram_II)
+            whitened = WhitenedKeys.of(space.into(self.keys_IP)) if self.keys_IP.shape[1] else None
+            self._prepared = known = Prepared(made_from, space, whitened)
+        return known
+
+    def _gram_with(self, keys_IP: Tensor) -> Tensor:
+        wide_IP = keys_IP.to(torch.float64)
+        gram_II = wide_IP @ wide_IP.T
+        return gram_II if self.gram_II is None else gram_II + self.gram_II
+
+
+def same_objects(known: tuple[object, ...], given: tuple[object, ...]) -> bool:
+    """Return whether two tuples hold the same objects or numbers; views of the same protected vectors are the same."""
+    return len(known) == len(given) and all(
+        a is b
+        or (isinstance(a, float) and a == b)
+        or (isinstance(a, ProtectedSpace) and isinstance(b, ProtectedSpace) and a.shares_with(b))
+        for a, b in zip(known, given, strict=True)
+    )

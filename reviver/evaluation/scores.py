@@ -1,0 +1,111 @@
+"""How probable a model holds a continuation, whether it would say it, and what it says by itself.
+
+A continuation counts as said when every one of its tokens is the most probable one after those before it: exactly what greedy
+decoding would write. Its probability is the geometric mean over its tokens, `exp(−nll)` with the mean negative
+log-likelihood (the quantity that CounterFact's scores compare).
+
+Legend: B rows, M places, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from reviver.editing.model import EditableModel
+from reviver.editing.propagation import logits_at
+from reviver.editing.tokens import chunks_by_tokens, make_batch, tokenize_rows
+from reviver.facts.fact import with_space
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What a model thinks of one continuation.
+
+    Attributes:
+        nll: mean negative log-likelihood of its tokens, in nats.
+        said: how many of its tokens the model would write greedily, given those before.
+        tokens: how many tokens it has.
+    """
+
+    nll: float
+    said: int
+    tokens: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether greedy decoding writes all of it."""
+        return self.said == self.tokens
+
+    @property
+    def probability(self) -> float:
+        """The geometric mean probability of its tokens."""
+        return math.exp(-self.nll)
+
+
+def score_continuations(
+    model: EditableModel, pairs: Sequence[tuple[str, str]], *, token_budget: int = 16384
+) -> list[Score]:
+    """Return the score of each continuation after its prompt.
+
+    Args:
+        model: the model.
+        pairs: prompt and continuation; the continuation's leading space is added here.
+        token_budget: padded tokens in one batch at most.
+
+    Raises:
+        FactsError: a pair is longer than the model's window.
+    """
+    rows = tokenize_rows(
+        model.tokenizer,
+        [prompt for prompt, _ in pairs],
+        [with_space(continuation, prompt) for prompt, continuation in pairs],
+        window=model.window,
+    )
+    scores: list[Score | None] = [None] * len(rows)
+    for group in chunks_by_tokens([len(row.ids) for row in rows], token_budget):
+        chosen = [rows[index] for index in group]
+        batch = make_batch([row.ids for row in chosen], model.device)
+        places = [(slot, column - 1) for slot, row in enumerate(chosen) for column in range(row.target, len(row.ids))]
+        expected_M = torch.tensor([token for row in chosen for token in row.target_ids], device=model.device)
+        logits_MV = logits_at(model, batch, torch.tensor(places, device=model.device)).float()
+        nll_M = torch.nn.functional.cross_entropy(logits_MV, expected_M, reduction="none").cpu()
+        said_M = (logits_MV.argmax(-1) == expected_M).cpu()
+        start = 0
+        for index, row in zip(group, chosen, strict=True):
+            count = len(row.target_ids)
+            part = slice(start, start + count)
+            scores[index] = Score(nll=float(nll_M[part].double().mean()), said=int(said_M[part].sum()), tokens=count)
+            start += count
+    return [score for score in scores if score is not None]
+
+
+def answers(model: EditableModel, prompts: Sequence[str], *, tokens: int = 8, token_budget: int = 16384) -> list[str]:
+    """Return what the model writes greedily after each prompt, without leading or trailing space.
+
+    Args:
+        model: the model.
+        prompts: texts.
+        tokens: how many tokens to write at most.
+        token_budget: padded tokens in one batch at most.
+    """
+    rows = tokenize_rows(model.tokenizer, prompts, [""] * len(prompts), window=model.window)
+    texts = [""] * len(rows)
+    for group in chunks_by_tokens([len(row.ids) + tokens for row in rows], token_budget):
+        ids = [rows[index].ids for index in group]
+        batch = make_batch(ids, model.device, align=[len(row) - 1 for row in ids])
+        with torch.no_grad():
+            written = model.network.generate(
+                input_ids=batch.ids_BT,
+                attention_mask=batch.mask_BT,
+                do_sample=False,
+                max_new_tokens=tokens,
+                pad_token_id=0 if model.tokenizer.pad_token_id is None else model.tokenizer.pad_token_id,
+            )
+        for index, row in zip(group, written, strict=True):
+            new_ids = row[batch.ids_BT.shape[1] :]
+            texts[index] = model.tokenizer.decode(new_ids, skip_special_tokens=True).strip()
+    return texts

@@ -1,0 +1,159 @@
+"""How the head moves: by an intent that is written first, so that a crash at any instant ends before or after.
+
+`.reviver/pending.json` says which operation is being done. With a version, the operation has happened when `edits/vN`
+exists (one rename, the commit); without one, when the intent itself is there. Readers take that into account without
+any lock, and the next process that takes the lock finishes what has happened and removes what has not.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from reviver.errors import ManifestError
+from reviver.files import disk_error, fsync_folder, pretty_json, write_atomic
+from reviver.history.operations import Operation, append_operation, read_operations
+from reviver.history.untrusted import load_json, read_regular
+
+MAXIMUM_INTENT_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The paths that a commit touches."""
+
+    root: Path
+
+    @property
+    def edits(self) -> Path:
+        """The history, made for git."""
+        return self.root / "edits"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The materialised versions."""
+        return self.root / "checkpoints"
+
+    @property
+    def private(self) -> Path:
+        """What is derived, or belongs to this machine."""
+        return self.root / ".reviver"
+
+    @property
+    def head_file(self) -> Path:
+        """The name of the current version."""
+        return self.private / "HEAD"
+
+    @property
+    def pending_file(self) -> Path:
+        """The operation that is being done."""
+        return self.private / "pending.json"
+
+    @property
+    def operations_file(self) -> Path:
+        """The operation log."""
+        return self.private / "operations.jsonl"
+
+
+def read_intent(places: Places) -> Operation | None:
+    """Return the operation that is being done, or was when its process died; None where there is none."""
+    try:
+        data = read_regular(places.pending_file, limit=MAXIMUM_INTENT_BYTES)
+    except ManifestError:
+        if os.path.lexists(places.pending_file):
+            raise
+        return None  # It was done between the two looks.
+    return Operation.from_record(load_json(data, "pending.json"), "pending.json")
+
+
+def has_happened(places: Places, intent: Operation) -> bool:
+    """Tell whether an intent's operation counts as done."""
+    return intent.version is None or (places.edits / intent.version).is_dir()
+
+
+def write_intent(places: Places, intent: Operation) -> None:
+    """Write the intent, durably."""
+    write_atomic(places.pending_file, pretty_json(intent.to_record()))
+
+
+def roll_forward(places: Places, intent: Operation) -> None:
+    """Finish an operation that has happened: head, log, and the intent goes. Every step may be done twice."""
+    write_atomic(places.head_file, f"{intent.head_after}\n".encode())
+    operations = read_operations(places.operations_file)
+    if not operations or operations[-1].number < intent.number:
+        append_operation(places.operations_file, intent)
+    remove_intent(places)
+
+
+def roll_back(places: Places, intent: Operation) -> None:
+    """Undo the first half of an operation that has not happened: its checkpoint may stand already, its edits do not."""
+    if intent.version is not None:
+        remove_tree(places.checkpoints / intent.version)
+    remove_intent(places)
+
+
+def remove_intent(places: Places) -> None:
+    """Remove the intent, durably."""
+    try:
+        places.pending_file.unlink(missing_ok=True)
+        fsync_folder(places.private)
+    except OSError as error:
+        raise disk_error(error, places.pending_file) from error
+
+
+def recover(places: Places) -> list[str]:
+    """Bring a workspace whose lock is held to a clean state; returns the relative paths of the leftovers it removed.
+
+    Raises:
+        ResourceError: something cannot be written or removed.
+        ManifestError: the intent or the operation log is damaged.
+    """
+    intent = read_intent(places)
+    if intent is not None:
+        if has_happened(places, intent):
+            roll_forward(places, intent)
+        else:
+            roll_back(places, intent)
+    removed = []
+    for leftover in leftovers(places):
+        remove_tree(leftover)
+        removed.append(leftover.relative_to(places.root).as_posix())
+    return removed
+
+
+def leftovers(places: Places) -> Iterator[Path]:
+    """Yield what dead processes left half made: every hidden `*.partial` at the places where reviver makes them."""
+    folders = [places.root, places.edits, places.checkpoints, places.private]
+    folders += [child for child in _entries(places.edits) if _is_folder(child) and not _is_partial(child)]
+    folders += [child for child in _entries(places.private) if _is_folder(child) and not _is_partial(child)]
+    for folder in folders:
+        yield from (child for child in _entries(folder) if _is_partial(child))
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _is_partial(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".partial")
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file, a link (never what it points to) or a folder with everything in it; nothing there is fine."""
+    try:
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(path)
+    except OSError as error:
+        raise disk_error(error, path) from error

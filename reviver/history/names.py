@@ -1,0 +1,97 @@
+"""How a person names a version: `v3`, `head`, `base`, `head~2`, a tag, or the beginning of an id."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from reviver.errors import ManifestError, VersionNotFoundError
+from reviver.files import pretty_json, write_atomic
+from reviver.history.manifest import BASE_NAME, is_version_name
+from reviver.history.untrusted import DAMAGED_HINT, Fields, load_json, read_regular
+from reviver.text import printable
+
+SCHEMA = 1
+MAXIMUM_TAGS_BYTES = 16 * 1024 * 1024
+SHORTEST_PREFIX = 4
+_ANCESTOR = re.compile(r"(?P<name>.+)~(?P<steps>[0-9]{1,9})", re.DOTALL)
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_PREFIX = re.compile(rf"[0-9a-f]{{{SHORTEST_PREFIX},64}}")
+
+
+def split_ancestor(name: str) -> tuple[str, int]:
+    """Return `("head", 2)` for `head~2` and `(name, 0)` for a name without `~`."""
+    match = _ANCESTOR.fullmatch(name)
+    return (match["name"], int(match["steps"])) if match else (name, 0)
+
+
+def is_tag_name(name: str) -> bool:
+    """Tell whether a tag may go by this name: not what already names a version in another way."""
+    return (
+        _TAG.fullmatch(name) is not None
+        and name.lower() not in ("head", "base", BASE_NAME)
+        and not is_version_name(name)
+        and _PREFIX.fullmatch(name) is None
+    )
+
+
+def read_tags(path: Path) -> dict[str, str]:
+    """Return the ids by tag from `edits/tags.json`; a tag names an id, so it survives a renumbering.
+
+    Raises:
+        ManifestError: the file is malformed.
+    """
+    if not os.path.lexists(path):
+        return {}
+    fields = Fields(load_json(read_regular(path, limit=MAXIMUM_TAGS_BYTES), "tags.json"), "tags.json")
+    fields.schema(SCHEMA)
+    fields.only(("schema", "tags"))
+    tags = Fields(fields.mapping("tags"), "tags.json")
+    names = fields.mapping("tags")
+    for name in names:
+        if not is_tag_name(name):
+            raise ManifestError(f"`{printable(name, 80)}` in `tags.json` cannot be a tag", hint=DAMAGED_HINT)
+    return {name: tags.sha256(name) for name in sorted(names)}
+
+
+def write_tags(path: Path, tags: Mapping[str, str]) -> None:
+    """Write `edits/tags.json`."""
+    write_atomic(path, pretty_json({"schema": SCHEMA, "tags": dict(tags)}))
+
+
+def find_by_prefix(prefix: str, ids: Mapping[str, str]) -> str:
+    """Return the name of the one version whose id begins with `prefix`.
+
+    Args:
+        ids: version names by id.
+
+    Raises:
+        VersionNotFoundError: none begins so, or several do.
+    """
+    found = [name for id, name in ids.items() if id.startswith(prefix)]
+    if len(found) > 1:
+        raise VersionNotFoundError(
+            f"`{prefix}` is the beginning of {len(found)} ids ({', '.join(sorted(found)[:5])})",
+            hint="give more characters of the id, or the version's name",
+            name=prefix,
+        )
+    if not found:
+        raise not_found(prefix, list(ids.values()))
+    return found[0]
+
+
+def is_prefix(name: str) -> bool:
+    """Tell whether `name` could be the beginning of an id."""
+    return _PREFIX.fullmatch(name) is not None
+
+
+def not_found(name: str, known: Sequence[str]) -> VersionNotFoundError:
+    """Return the error for a name that names nothing, with the versions there are."""
+    newest = max(known, key=lambda one: int(one[1:]), default=None)
+    if newest is None:
+        hint = "there is only the base yet; make the first version with `reviver apply FACTS`"
+    else:
+        hint = f"the newest version is `{newest}`; see `reviver log`"
+    return VersionNotFoundError(f"version `{printable(name, 80)}` does not exist", hint=hint, name=name)

@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: fetching a base, sharing a version."""

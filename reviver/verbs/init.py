@@ -1,0 +1,258 @@
+"""`reviver init`: pin a base and compute what editing it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from reviver.checkpoint.folder import CheckpointFolder
+from reviver.checkpoint.pin import BasePin, pin_folder, touched
+from reviver.editing.architecture import Family, disk_name, find_family, model_shape
+from reviver.editing.base import basis_width, corpus_of, open_model, saved_preset
+from reviver.editing.model import choose_device
+from reviver.editing.preparation import Preparation, check_loaded, prepare_bases
+from reviver.editing.presets import Preset, find_preset, with_layers
+from reviver.errors import BaseMismatchError, CheckpointError, UsageError, WorkspaceError
+from reviver.history.workspace import Workspace
+from reviver.hub.source import Source, resolve_source
+from reviver.progress import NullProgress, Progress
+from reviver.settings import Settings
+from reviver.text import plural, printable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedTensor:
+    """One tensor that is ready to be edited.
+
+    Attributes:
+        name: on disk.
+        layer: number of its block.
+        shard: the file that holds it.
+        dtype: as stored.
+        shape: as stored.
+        basis_width: directions a side of its spectral basis.
+    """
+
+    name: str
+    layer: int
+    shard: str
+    dtype: str
+    shape: tuple[int, ...]
+    basis_width: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitReport:
+    """What `init` found and did.
+
+    Attributes:
+        workspace: its folder.
+        model: the Hub id or the folder's name.
+        revision: the commit on the Hub, if it came from there.
+        fingerprint: of the base.
+        family: the architecture.
+        preset: the name of the hyperparameters; `derived` where none was published.
+        protected_rank: the protected rank that `apply` will use by default.
+        tensors: what can be edited.
+        moment_tokens: tokens that this run added to the second moments; 0 where they were complete.
+        did: what this run had to do, in order; empty where everything was there.
+        warnings: what a person should know.
+    """
+
+    workspace: Path
+    model: str
+    revision: str | None
+    fingerprint: str
+    family: str
+    preset: str
+    protected_rank: int
+    tensors: tuple[PreparedTensor, ...]
+    moment_tokens: int
+    did: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def init(workspace_dir: Path, model: str, *, settings: Settings, progress: Progress | None = None) -> InitReport:
+    """Pin a base and compute its second moments and spectral bases; goes on where it was killed, does nothing when done.
+
+    Args:
+        workspace_dir: made if it is not there.
+        model: a local folder or a Hub id, with `@revision` if wanted.
+        settings: layers, corpus, device, dtype.
+        progress: told about the long parts.
+
+    Raises:
+        ReviverError: see the errors of `resolve_source`, `CheckpointFolder`, `find_family`, `load_model`.
+    """
+    progress = progress or NullProgress()
+    source = resolve_source(model, progress=progress)
+    folder = CheckpointFolder.open(source.folder)
+    # The choices are made before the workspace exists: a model that cannot be edited leaves nothing behind.
+    family, preset, names = _choose(folder, settings)
+    workspace = Workspace.create(workspace_dir)
+    did: list[str] = []
+    with workspace.lock("init"):
+        pin = _pinned(workspace, source, folder, did, progress)
+        if pin.layers != preset.layers or pin.edited != tuple(names.values()) or pin.family != family.name:
+            pin = replace(
+                pin,
+                family=family.name,
+                preset=preset.name,
+                layers=preset.layers,
+                edited=tuple(names.values()),
+                extra={
+                    "blocks": settings.model.blocks,
+                    "matrix": settings.model.matrix,
+                    "transposed": family.transposed,
+                },
+            )
+            workspace.save_pin(pin)
+        if not workspace.settings_file.exists():
+            workspace.settings_file.write_bytes(Settings.default_toml().encode())
+        tokens = _compute(workspace, pin, folder, settings, did, progress)
+        if did:
+            workspace.record("init", {"model": pin.model, "did": did})
+    return _report(workspace, pin, folder, tokens, did)
+
+
+def _choose(folder: CheckpointFolder, settings: Settings) -> tuple[Family, Preset, dict[int, str]]:
+    """Return the family, the preset with the blocks to edit, and the name on disk of each edited tensor."""
+    family = find_family(folder.config, blocks=settings.model.blocks, matrix=settings.model.matrix)
+    shape = model_shape(folder.config)
+    if settings.model.blocks is not None and settings.model.matrix is not None:
+        # A matrix of an unknown architecture is told by its sides: the output is as wide as the residual stream.
+        entry = folder.entry(disk_name(family, 0, folder.tensors))
+        family = replace(family, transposed=entry.shape[:1] != (shape.hidden,) and entry.shape[1:] == (shape.hidden,))
+    probe = folder.entry(disk_name(family, 0, folder.tensors))
+    inner = next((side for side in reversed(probe.shape) if side != shape.hidden), shape.hidden)
+    preset = with_layers(find_preset(folder.config, inner), settings.model.layers)
+    beyond = [layer for layer in preset.layers if not 0 <= layer < shape.layers]
+    if beyond:
+        raise UsageError(
+            f"the model has no block {beyond[0]}",
+            hint=f"choose among its {shape.layers} blocks, 0 to {shape.layers - 1}",
+        )
+    names = {layer: disk_name(family, layer, folder.tensors) for layer in preset.layers}
+    for name in names.values():
+        folder.check_editable(name)
+    return family, preset, names
+
+
+def _pinned(
+    workspace: Workspace, source: Source, folder: CheckpointFolder, did: list[str], progress: Progress
+) -> BasePin:
+    """Return the workspace's pin, made now if there is none yet.
+
+    Raises:
+        WorkspaceError: the workspace is pinned to another base.
+        BaseMismatchError: the pinned base was changed since.
+    """
+    model = source.model or folder.root.name
+    if not workspace.base_file.exists():
+        pin = pin_folder(folder, source=source.kind, model=model, revision=source.revision, progress=progress)
+        _check_against_hub(pin, source)
+        workspace.save_pin(pin)
+        did.append("pinned the base")
+        return pin
+    pin = workspace.pin()
+    if (pin.source, pin.model, pin.revision) != (source.kind, model, source.revision):
+        raise WorkspaceError(
+            f"this workspace is pinned to `{printable(pin.model, 100)}`"
+            + (f" at {pin.revision[:12]}" if pin.revision else ""),
+            hint="make another workspace: `reviver init MODEL DIR`",
+        )
+    if Path(pin.folder) != folder.root or touched(pin):
+        fresh = pin_folder(folder, source=source.kind, model=model, revision=source.revision, progress=progress)
+        if fresh.fingerprint != pin.fingerprint:
+            raise BaseMismatchError(
+                f"the base `{printable(pin.model, 100)}` is not what it was when it was pinned",
+                hint="put the old files back, or make another workspace: `reviver init MODEL DIR`",
+            )
+        pin = replace(
+            fresh, family=pin.family, preset=pin.preset, layers=pin.layers, edited=pin.edited, extra=pin.extra
+        )
+        workspace.save_pin(pin)
+        did.append("found the base again, unchanged")
+    return pin
+
+
+def _check_against_hub(pin: BasePin, source: Source) -> None:
+    """Raise where a file of the cache is not what the Hub says it is."""
+    for file in pin.files:
+        expected = source.expected_sha256.get(file.path)
+        if expected is not None and expected != file.sha256:
+            raise CheckpointError(
+                f"`{printable(file.path, 100)}` in the Hub's cache is damaged",
+                hint="delete the model from the cache with `hf cache rm`, and run the command again",
+                path=file.path,
+            )
+
+
+def _compute(
+    workspace: Workspace,
+    pin: BasePin,
+    folder: CheckpointFolder,
+    settings: Settings,
+    did: list[str],
+    progress: Progress,
+) -> int:
+    """Compute what is missing; return the tokens that the second moments took."""
+    device = choose_device(settings.apply.device)
+    preparation = Preparation(workspace, pin, folder)
+    preset = saved_preset(pin, folder)
+    rank = settings.apply.rank or preset.rank
+    widths = {name: basis_width(rank, folder.entry(name).shape) for name in pin.edited}
+    tokens = 0
+    missing = preparation.missing_moments()
+    if missing:
+        model = open_model(pin, folder, settings, device)
+        check_loaded(model, folder)
+        corpus = corpus_of(settings)
+        inner = model.weight(missing[0]).shape[0 if model.family.transposed else 1]
+        tokens = preparation.compute_moments(
+            model, missing, corpus, tokens=settings.moments.tokens or 10 * inner, progress=progress
+        )
+        did.append(f"computed {plural(len(missing), 'second moment')}")
+    computed = prepare_bases(preparation, widths, device, progress=progress)
+    if computed:
+        did.append(f"computed {plural(len(computed), 'spectral basis', 'spectral bases')}")
+    return tokens
+
+
+def _report(
+    workspace: Workspace, pin: BasePin, folder: CheckpointFolder, tokens: int, did: Sequence[str]
+) -> InitReport:
+    preparation = Preparation(workspace, pin, folder)
+    preset = saved_preset(pin, folder)
+    warnings = []
+    if preset.derived:
+        warnings.append(
+            f"no published preset fits `{printable(pin.model, 80)}`: blocks "
+            f"{', '.join(str(layer) for layer in pin.layers)} and λ = {preset.moment_weight:g} follow from its size alone"
+        )
+    if folder.left_out:
+        warnings.append(f"versions will not carry {printable(', '.join(folder.left_out), 200)}")
+    return InitReport(
+        workspace=workspace.root,
+        model=pin.model,
+        revision=pin.revision,
+        fingerprint=pin.fingerprint,
+        family=pin.family or "",
+        preset=preset.name,
+        protected_rank=preset.rank,
+        tensors=tuple(
+            PreparedTensor(
+                name=name,
+                layer=layer,
+                shard=folder.entry(name).shard,
+                dtype=folder.entry(name).dtype,
+                shape=folder.entry(name).shape,
+                basis_width=preparation.basis_width(name),
+            )
+            for layer, name in zip(pin.layers, pin.edited, strict=True)
+        ),
+        moment_tokens=tokens,
+        did=tuple(did),
+        warnings=tuple(warnings),
+    )

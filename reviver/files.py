@@ -214,7 +214,9 @@ def link_file(source: Path, destination: Path, mode: str | None = None) -> str:
         for candidate in (mode,) if mode is not None else LINK_MODES:
             try:
                 _LINKERS[candidate](resolved, temporary)
-                os.replace(temporary, destination)
+                temporary.replace(destination)
+                # Where both names already lead to one file, renaming does nothing and leaves the temporary name (POSIX).
+                temporary.unlink(missing_ok=True)
                 break
             except OSError as error:
                 temporary.unlink(missing_ok=True)
@@ -252,11 +254,11 @@ def _reflink(source: Path, temporary: Path) -> None:
 
 
 def _hardlink(source: Path, temporary: Path) -> None:
-    os.link(source, temporary)
+    temporary.hardlink_to(source)
 
 
 def _symlink(source: Path, temporary: Path) -> None:
-    os.symlink(source, temporary)
+    temporary.symlink_to(source)
 
 
 def _copy(source: Path, temporary: Path) -> None:

@@ -42,7 +42,7 @@ class LowRankDelta:
     @property
     def rank(self) -> int:
         """`R`, the number of components (the matrix itself may have a smaller rank)."""
-        return self.left.shape[1]
+        return int(self.left.shape[1])
 
     def rows(self, first: int, last: int) -> LowRankDelta:
         """Return the delta of the rows `first` to `last` (exclusive), without copying."""
@@ -50,15 +50,8 @@ class LowRankDelta:
 
     def product(self) -> Float64Array:
         """Return the delta as float64 `[D0, D1]`; take a few `rows` at a time where the tensor is large."""
-        return np.matmul(self.left.astype(np.float64), self.right.astype(np.float64))
-
-    def row_norms(self) -> Float64Array:
-        """Return the Euclidean norm of each row of the left factor, float64 `[D0]`."""
-        return np.sqrt(np.einsum("ij,ij->i", self.left, self.left, dtype=np.float64))
-
-    def column_norms(self) -> Float64Array:
-        """Return the Euclidean norm of each column of the right factor, float64 `[D1]`."""
-        return np.sqrt(np.einsum("ij,ij->j", self.right, self.right, dtype=np.float64))
+        product: Float64Array = np.matmul(self.left.astype(np.float64), self.right.astype(np.float64))
+        return product
 
     def frobenius_norm(self) -> float:
         """Return `‖left @ right‖_F`, computed in float64 from the factors: with `left = QT`, it is `‖T @ right‖_F`."""

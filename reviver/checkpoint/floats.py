@@ -66,7 +66,8 @@ def decode(raw: bytes | memoryview, dtype: str, shape: Sequence[int]) -> Float64
         UnsupportedModelError: the dtype is not one of `FORMATS`.
     """
     form = format_of(dtype)
-    return single_from_bits(np.frombuffer(raw, form.storage), form).astype(np.float64).reshape(tuple(shape))
+    with np.errstate(invalid="ignore"):  # A signalling NaN, in bytes that nobody computed, is told of by numpy.
+        return single_from_bits(np.frombuffer(raw, form.storage), form).astype(np.float64).reshape(tuple(shape))
 
 
 def encode(values: Float64Array, dtype: str) -> bytes:

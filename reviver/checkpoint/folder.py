@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -59,7 +58,7 @@ class CheckpointFolder:
             CheckpointError: the folder is not a consistent safetensors checkpoint; the message names the file and
                 tensor.
         """
-        root = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() would follow a linked folder, and the name is shown to people.
+        root = Path(os.path.abspath(root))
         if not root.is_dir():
             raise CheckpointError(
                 f"`{root}` is not a folder", hint="give the folder that holds `config.json`", path=root
@@ -94,6 +93,8 @@ class CheckpointFolder:
         return found
 
     def _near(self, name: str) -> str:
+        import difflib
+
         # A model of 100,000 tensors would keep difflib busy for seconds: those that end alike are looked at first.
         ending = name.rsplit(".", 2)[-2:]
         alike = [known for known in self.tensors if known.rsplit(".", 2)[-2:] == ending] or list(self.tensors)

@@ -7,7 +7,6 @@ import os
 import re
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,14 +151,17 @@ def pin_folder(
     Raises:
         CheckpointError: a file cannot be read, or changed while it was hashed.
     """
+    # Reading a pin is part of every command's start; hashing is not.
+    from concurrent.futures import ThreadPoolExecutor
+
     progress = progress or NullProgress()
-    total = sum((folder.root / name).stat().st_size for name in folder.files)
+    sizes = {name: _size(folder.root, name) for name in folder.files}
     lock, stop = threading.Lock(), threading.Event()
     # Hashing releases the interpreter's lock, so files are hashed side by side; the largest first, so that none is left
     # to the end.
     workers = max(1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
-    by_size = sorted(folder.files, key=lambda name: -(folder.root / name).stat().st_size)
-    with progress.task("hash the base", total=total, unit="B") as task:
+    by_size = sorted(folder.files, key=lambda name: -sizes[name])
+    with progress.task("hash the base", total=sum(sizes.values()), unit="B") as task:
 
         def advance(amount: float) -> None:
             with lock:
@@ -185,6 +187,19 @@ def pin_folder(
         tensors=dict(folder.tensors),
         tensor_sha256={name: tensor_sha256[name] for name in folder.tensors},
         fingerprint=fingerprint_of({file.path: file.sha256 for file in pinned if file.path in decisive}),
+    )
+
+
+def _size(root: Path, name: str) -> int:
+    try:
+        return (root / name).stat().st_size
+    except OSError as error:
+        raise _unreadable(error, root / name, name) from error
+
+
+def _unreadable(error: OSError, path: Path, name: str) -> CheckpointError:
+    return CheckpointError(
+        f"`{printable(name, 120)}` cannot be read: {error.strerror or error}", hint="check its permissions", path=path
     )
 
 
@@ -227,11 +242,7 @@ def _pin_file(
             size += hash_stretch(None)
             after = os.fstat(file.fileno())
     except OSError as error:
-        raise CheckpointError(
-            f"`{printable(name, 120)}` cannot be read: {error.strerror or error}",
-            hint="check its permissions",
-            path=path,
-        ) from error
+        raise _unreadable(error, path, name) from error
     if size != before.st_size or (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
         raise CheckpointError(
             f"`{printable(name, 120)}` changed while it was hashed",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 from reviver.checkpoint.delta import Delta
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.checkpoint.pin import BasePin, PinnedFile, touched
-from reviver.checkpoint.rounding import tensor_chunks
+from reviver.checkpoint.rounding import check_shapes, tensor_chunks
 from reviver.checkpoint.stream import Sink
 from reviver.errors import BaseMismatchError, CheckpointError, ResourceError, UsageError
 from reviver.files import (
@@ -85,13 +85,7 @@ def plan_checkpoint(base: CheckpointFolder, pin: BasePin, chain: Chain) -> Rewri
         entry = base.check_editable(name)
         if pin.tensors.get(name) != entry:
             raise _moved(f"tensor `{printable(name, 120)}` of the base does not lie where it was pinned")
-        for delta in deltas:
-            if delta.shape != entry.shape:
-                raise BaseMismatchError(
-                    f"tensor `{printable(name, 120)}` is {list(entry.shape)} in the base and {list(delta.shape)} in the patch",
-                    hint="the patch was made for another base",
-                    tensor=name,
-                )
+        check_shapes(name, entry.shape, deltas)
         changed.add(entry.shard)
     linked = tuple(shard for shard in base.shards if shard not in changed)
     copied = tuple(file.path for file in pin.files if file.path not in base.headers)
@@ -176,15 +170,15 @@ def write_checkpoint(
         needed = plan.bytes_rewritten + (plan.bytes_linked if link_mode == "copy" else 0)
         _check_space(destination, needed)
         _make_folders(destination, pinned)
-    used_mode: str | None = None
-    written = 0
     tensor_sha256: dict[str, str] = {}
-    records: dict[str, FileRecord] = {
+    records = {
         file.path: FileRecord(path=file.path, size=file.size, sha256=file.sha256, changed=False) for file in pin.files
     }
     total = sum(pinned[shard].size for shard in plan.changed_shards)
     if destination is not None:
         total += sum(pinned[path].size for path in plan.copied_files)
+    used_mode: str | None = None
+    written = 0
     with progress.task("write the checkpoint" if destination else "compute the hashes", total=total, unit="B") as task:
         for shard in plan.changed_shards:
             path = None if destination is None else destination / shard
@@ -194,15 +188,16 @@ def write_checkpoint(
             records[shard] = FileRecord(path=shard, size=size, sha256=digest, changed=digest != pinned[shard].sha256)
             written += size if path is not None else 0
         if destination is not None:
-            for shard in plan.linked_shards:
-                # The first shard finds the mode that works; the others begin with it.
-                used_mode = _link(
-                    base.root / shard, destination / shard, used_mode or link_mode, link_mode, pinned[shard]
-                )
-                written += pinned[shard].size if used_mode == "copy" else 0
+            if plan.linked_shards:
+                files = [pinned[shard] for shard in plan.linked_shards]
+                used_mode = _carry_over(base.root, destination, files, link_mode)
+                written += plan.bytes_linked if used_mode == "copy" else 0
             for name in plan.copied_files:
-                written += _copy_checked(base.root / name, destination / name, pinned[name], task)
+                _copy_checked(base.root / name, destination / name, pinned[name], task.advance)
+                written += pinned[name].size
             fsync_folder(destination)
+    # A base that was changed while it was read would have given a checkpoint that is nobody's sum.
+    check_base(pin)
     return WrittenCheckpoint(
         files=tuple(records[path] for path in sorted(records)),
         tensor_sha256=tensor_sha256,
@@ -263,23 +258,35 @@ def _read_chunks(path: Path, start: int, end: int) -> Iterator[bytes]:
         ) from error
 
 
-def _link(source: Path, destination: Path, mode: str | None, forced: str | None, pinned: PinnedFile) -> str:
-    try:
-        return link_file(source, destination, mode)
-    except ResourceError:
-        if forced is not None or mode is None:
-            raise
-    return link_file(source, destination, None)
+def _carry_over(root: Path, destination: Path, shards: Sequence[PinnedFile], forced: str | None) -> str:
+    """Link the unchanged shards by the forced mode, or by the first that works for all of them; return the mode."""
+    for mode in (forced,) if forced is not None else LINK_MODES:
+        try:
+            if mode == "copy":
+                _check_space(destination, sum(shard.size for shard in shards))
+                for shard in shards:
+                    _copy_checked(root / shard.path, destination / shard.path, shard, _nobody)
+            else:
+                for shard in shards:
+                    link_file(root / shard.path, destination / shard.path, mode)
+            return mode
+        except ResourceError:
+            if forced is not None or mode == "copy":
+                raise
+    raise AssertionError("unreachable")
 
 
-def _copy_checked(source: Path, destination: Path, pinned: PinnedFile, task: Task) -> int:
+def _nobody(amount: float) -> None:
+    """Tell nobody of the progress: nobody knew that these bytes would have to be copied."""
+
+
+def _copy_checked(source: Path, destination: Path, pinned: PinnedFile, advance: Callable[[float], None]) -> None:
     """Copy a file verbatim, and check on the way that it is the one that was pinned."""
-    with atomic_file(destination) as file, Sink(file, task.advance) as sink:
+    with atomic_file(destination) as file, Sink(file, advance) as sink:
         sink.put_all(_read_chunks(source, 0, pinned.size))
         sink.drain()
         if sink.hexdigest() != pinned.sha256:
             raise _moved(f"`{printable(pinned.path, 120)}` of the base was changed since it was pinned", path=source)
-    return pinned.size
 
 
 def _check_destination(root: Path, destination: Path) -> None:

@@ -44,16 +44,16 @@ __all__ = ["BLOCK_BYTES", "decode", "encode", "rounded_sum", "rows_per_block", "
 BLOCK_BYTES = 32 * 1024 * 1024
 """The float64 block that is worked on at a time; rows are never split, so one row may be more."""
 
-# The elementwise passes run over pieces of this many entries, which stay in a core's cache.
-_PIECE = 16 * 1024
+# The elementwise passes run over pieces of this size: small enough for a core's cache, large enough for numpy.
+_PIECE_BYTES = 512 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Working:
     """The arithmetic of a first pass."""
 
-    dtype: type
-    integer: type
+    dtype: type[np.floating[Any]]
+    integer: type[np.signedinteger[Any]]
     fraction_bits: int
     underflow: float
     """What one term may lose to underflow, even where a BLAS flushes subnormal numbers to zero."""
@@ -225,7 +225,7 @@ def _first_pass(
     least = working.dtype((bounds.terms + len(deltas)) * working.underflow)
     dense = [delta.values for delta in deltas if isinstance(delta, DenseDelta)]
     found: list[tuple[NDArray[np.intp], NDArray[Any], NDArray[Any]]] = []
-    step = max(1, _PIECE // bits.shape[1])
+    step = max(1, _PIECE_BYTES // (total.itemsize * bits.shape[1]))
     for first in range(0, bits.shape[0], step):
         rows = slice(first, first + step)
         with np.errstate(invalid="ignore", over="ignore", under="ignore"):

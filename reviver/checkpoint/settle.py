@@ -105,15 +105,17 @@ def settle(
         NumericsError: a delta is NaN or infinite there, or would change a NaN or an infinity of the base.
     """
     own_bits = bits[doubtful.rows, doubtful.columns]
-    base = single_from_bits(own_bits, form).astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
+        base = single_from_bits(own_bits, form).astype(np.float64)
         low, high = round_once(doubtful.x - doubtful.error, form), round_once(doubtful.x + doubtful.error, form)
     untouched = ((bounds.rows_DK[doubtful.rows] == 0) | (bounds.columns_KE[:, doubtful.columns].T == 0)).all(axis=1)
     for delta in deltas:
         if isinstance(delta, DenseDelta):
             untouched &= delta.values[doubtful.rows, doubtful.columns] == 0
     result = np.where(untouched, own_bits, low)
-    remaining = np.flatnonzero(~untouched & ((low != high) | ~np.isfinite(base) | ~np.isfinite(doubtful.error)))
+    # A first pass in float32 may overflow on the way to a sum that does not.
+    usable = np.isfinite(base) & np.isfinite(doubtful.x) & np.isfinite(doubtful.error)
+    remaining = np.flatnonzero(~untouched & ((low != high) | ~usable))
     at_once = max(1, _VALUES_AT_ONCE // bounds.terms)
     for start in range(0, remaining.size, at_once):
         chosen = remaining[start : start + at_once]
@@ -122,7 +124,11 @@ def settle(
         wrong = np.flatnonzero(~np.isfinite(terms).all(axis=1))
         if wrong.size:
             raise _not_finite(name)
-        result[chosen], open_ones = _closer(terms, base[chosen], form)
+        closer, open_ones = _closer(terms, base[chosen], form)
+        # Where every term is zero, the sum −0 + 0 would lose the sign of the base.
+        idle = ~terms.any(axis=1)
+        result[chosen] = np.where(idle, own_bits[chosen], closer)
+        open_ones &= ~idle
         for index in np.flatnonzero(open_ones):
             place = f"row {first_row + int(rows[index])}, column {int(columns[index])}"
             result[chosen[index]] = _exactly(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from reviver import __version__
 from reviver.cli.command import COMMON_PANEL
 from reviver.cli.errors import DEBUG_VARIABLE, USAGE, report
 from reviver.cli.output import Mode, write_raw
+from reviver.cli.values import use_plain_values
 from reviver.errors import UsageError
 
 
@@ -63,6 +65,10 @@ _QUIET_LIBRARIES = {
 class VerbCommand(TyperCommand):
     """A command whose help page shows its own options first and the common ones after."""
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, the help option among them, with our conversion of values."""
+        return use_plain_values(super().get_params(ctx))
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the pieces of the usage line, an optional argument in brackets."""
         arguments = [parameter for parameter in self.get_params(ctx) if parameter.param_type_name == "argument"]
@@ -87,13 +93,17 @@ class VerbCommand(TyperCommand):
 
 
 def _argument_name(argument: Any) -> str:
-    name = str(argument.metavar or argument.name.upper()).strip("[]")
+    name = re.sub(r"^\[(.*)\]$", r"\1", argument.metavar or argument.name.upper())
     name = f"{name}..." if argument.nargs != 1 else name
     return name if argument.required else f"[{name}]"
 
 
 class LazyGroup(TyperGroup):
     """The group of all commands; a command's module is imported when that command is asked for, and not before."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, the help option among them, with our conversion of values."""
+        return use_plain_values(super().get_params(ctx))
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names in the table's order."""

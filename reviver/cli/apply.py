@@ -24,6 +24,7 @@ from reviver.text import human_bytes, human_duration, plural, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from reviver.history.results import FactResult
     from reviver.verbs.apply import ApplyReport
@@ -71,7 +72,9 @@ def apply(
 ) -> None:
     """Write a file of facts into the model as a new version."""
     if on_conflict not in ("error", "last"):
-        raise UsageError(f"`--on-conflict` is `error` or `last`, not `{printable(on_conflict, 40)}`")
+        raise UsageError(
+            f"`--on-conflict` cannot be `{printable(on_conflict, 40)}`", hint="use `--on-conflict error` or `last`"
+        )
     settings = context.settings(
         apply_rank=rank,
         apply_energy=energy,
@@ -141,9 +144,8 @@ def render_plan(console: Console, plan: ApplyPlan) -> None:
 def render_apply(console: Console, report: ApplyReport) -> None:
     """Draw what was done."""
     summary = report.summary
-    console.print(
-        f"{report.version} {(report.id or '')[:12]}: {plural(report.plan.facts, 'fact')} in a patch of {human_bytes(report.patch_bytes)}"
-    )
+    size = human_bytes(report.patch_bytes)
+    console.print(f"{report.version} {(report.id or '')[:12]}: {plural(report.plan.facts, 'fact')} in a patch of {size}")
     if summary is not None:
         shares = (
             ("efficacy", summary.efficacy),
@@ -154,7 +156,7 @@ def render_apply(console: Console, report: ApplyReport) -> None:
         console.print(", ".join(f"{name} {share:.1%}" for name, share in shares if share is not None))
     facts = make_table("fact", "before", "after", "p before", "p after", "", right=("p before", "p after"))
     for result in report.results[:SHOWN_FACTS]:
-        _add_fact(facts, result)
+        add_fact(facts, result)
     console.print(facts)
     if len(report.results) > SHOWN_FACTS:
         console.print(
@@ -187,15 +189,13 @@ def render_apply(console: Console, report: ApplyReport) -> None:
     )
 
 
-def _add_fact(table: object, result: FactResult) -> None:
-    from rich.table import Table
-
-    if isinstance(table, Table):
-        table.add_row(
-            printable(f"{result.prompt.replace('{}', result.subject)} {result.target_new}", 70),
-            printable(result.before.answer, 24),
-            printable(result.after.answer, 24),
-            f"{result.before.probability_new:.3f}",
-            f"{result.after.probability_new:.3f}",
-            "✓" if result.success else "✗",
-        )
+def add_fact(table: Table, result: FactResult) -> None:
+    """Add one fact's answers before and after to a table."""
+    table.add_row(
+        printable(f"{result.prompt.replace('{}', result.subject)} {result.target_new}", 70),
+        printable(result.before.answer, 24),
+        printable(result.after.answer, 24),
+        f"{result.before.probability_new:.3f}",
+        f"{result.after.probability_new:.3f}",
+        "✓" if result.success else "✗",
+    )

@@ -33,7 +33,13 @@ def checkout(
     from reviver.verbs.checkout import checkout as run_checkout
 
     mode = context.settings(apply_link_mode=link_mode).apply.link_mode
-    report = run_checkout(context.directory, version, output=output, link_mode=mode, progress=context.output.progress())
+    report = run_checkout(
+        context.directory,
+        version,
+        output=output,
+        link_mode=None if mode == "auto" else mode,
+        progress=context.output.progress(),
+    )
     context.output.result(report, render=_render, quiet=lambda report: str(report.path))
 
 

@@ -23,14 +23,6 @@ def setting_option(name: str, *spellings: str, metavar: str) -> Any:
     )
 
 
-VersionArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="VERSION",
-        help="A version: `v3`, `head`, `base`, a tag, or the beginning of its id.",
-        show_default=False,
-    ),
-]
 FactsArgument = Annotated[
     Path, typer.Argument(metavar="FACTS", help="A file of facts: JSONL, JSON or CSV.", show_default=False)
 ]

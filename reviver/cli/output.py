@@ -21,7 +21,8 @@ from reviver.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+
+    from reviver.cli.table import PlainTable
 
 Mode = Literal["human", "json", "quiet"]
 Result = TypeVar("Result")
@@ -202,14 +203,11 @@ def make_console(stream: IO[str]) -> Console:
     )
 
 
-def make_table(*headers: str, right: tuple[str, ...] = ()) -> Table:
+def make_table(*headers: str, right: tuple[str, ...] = ()) -> PlainTable:
     """Return the one kind of table that commands draw: no frame, a bold header, columns in `right` aligned right."""
-    from rich.table import Table
+    from reviver.cli.table import PlainTable
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for header in headers:
-        table.add_column(header, justify="right" if header in right else "left", overflow="fold")
-    return table
+    return PlainTable(headers, right)
 
 
 def _printable_lines(text: str) -> str:
@@ -251,6 +249,8 @@ def _to_stderr(text: str) -> None:
 
 
 def _to_stdout(write: Callable[[], object]) -> None:
+    if sys.stdout is None:
+        return
     try:
         write()
         sys.stdout.flush()

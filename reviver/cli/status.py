@@ -49,6 +49,8 @@ def _render(console: Console, report: StatusReport) -> None:
         _touched(console, f"checkpoints/{one.version}", one.touched)
     for problem in report.problems:
         console.print(f"damaged   {problem}")
+    if report.writer is not None:
+        console.print(f"writing   `reviver {report.writer.verb}`, process {report.writer.pid} on {report.writer.host}")
     if report.leftovers:
         console.print(
             f"leftover  {plural(len(report.leftovers), 'half-made file')}; the next writing command removes it"

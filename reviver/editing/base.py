@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from reviver.checkpoint.delta import Delta
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.checkpoint.pin import BasePin, touched
-from reviver.editing.architecture import Family, find_family, model_shape
+from reviver.checkpoint.rounding import tensor_chunks
+from reviver.editing.architecture import Family, find_family, layer_of, model_shape
 from reviver.editing.corpus import Corpus, open_corpus
-from reviver.editing.model import EditableModel, choose_dtype, load_model
+from reviver.editing.model import TORCH_DTYPES, EditableModel, choose_dtype, load_model
 from reviver.editing.presets import Preset, find_preset, with_layers
 from reviver.errors import BaseMismatchError
 from reviver.files import sha256_file
@@ -73,6 +76,36 @@ def open_model(pin: BasePin, folder: CheckpointFolder, settings: Settings, devic
         device=device,
         dtype=choose_dtype(settings.apply.dtype, device, stored),
     )
+
+
+def version_tensor(folder: CheckpointFolder, name: str, deltas: Sequence[Delta], device: torch.device) -> Tensor:
+    """Return a tensor of a version, `[D, E]`, exactly as it is stored.
+
+    Args:
+        folder: the base.
+        name: on disk.
+        deltas: the version's chain for this tensor; none for the base's own values.
+        device: where it shall lie.
+    """
+    entry = folder.entry(name)
+    raw = bytearray().join(tensor_chunks(folder, name, deltas))
+    return torch.frombuffer(raw, dtype=TORCH_DTYPES[entry.dtype]).view(entry.shape).to(device)
+
+
+def put_version(model: EditableModel, folder: CheckpointFolder, deltas: Mapping[str, Sequence[Delta]]) -> None:
+    """Put the exact values of a version into a model that holds the base, or a version that changed no other tensors.
+
+    Args:
+        model: its weights are replaced.
+        folder: the base.
+        deltas: of the version's chain, by tensor; an empty chain of a tensor puts the base's values back.
+
+    Raises:
+        UnsupportedModelError: a tensor is not the edited matrix of a block.
+        BaseMismatchError: a delta does not fit the base.
+    """
+    for name, chain in deltas.items():
+        model.put_weight(layer_of(model.family, name), version_tensor(folder, name, chain, model.device))
 
 
 def basis_width(rank: int, shape: Sequence[int]) -> int:

@@ -117,11 +117,6 @@ class EditableModel:
         with torch.no_grad():
             self.weight(layer).copy_(weight_DE)
 
-    def put_bytes(self, layer: int, raw: bytes | bytearray, dtype: str) -> None:
-        """Replace the edited weight of block `layer` by the bytes of a safetensors file."""
-        values = torch.frombuffer(bytearray(raw), dtype=TORCH_DTYPES[dtype])
-        self.put_weight(layer, values.view(self.weight(layer).shape))
-
 
 def load_model(
     folder: Path,
@@ -140,8 +135,10 @@ def load_model(
         ResourceError: the model does not fit into memory.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False}
+    disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         network = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)

@@ -61,8 +61,8 @@ def write_prefixes(model: EditableModel, *, count: int, tokens: int, seed: int) 
     prompts = [model.tokenizer(opening)["input_ids"] for opening in openings]
     written = sample(model, prompts, tokens=tokens, seed=seed)
     texts = []
-    for opening, ids in zip(openings, written, strict=True):
-        text = opening + model.tokenizer.decode(ids, skip_special_tokens=True)
+    for prompt, ids in zip(prompts, written, strict=True):
+        text = model.tokenizer.decode([*prompt, *ids], skip_special_tokens=True)
         # A line break or a brace would change the prompt's form rather than its context.
         text = " ".join(text.replace("{", " ").replace("}", " ").split())
         texts.append(text.rstrip(".") + ". ")

@@ -78,10 +78,10 @@ def open_layers(
     *,
     moment_weight: float,
 ) -> list[EditedLayer]:
-    """Return the edited tensors as the parent version has them, and put their stored values into the model.
+    """Return the edited tensors as the parent version has them.
 
     Args:
-        model: the base.
+        model: holds the parent version.
         preparation: spectral bases and second moments.
         chain: the parent's deltas by tensor, oldest first.
         ranks: protected ranks by tensor; empty without a filter.
@@ -107,7 +107,6 @@ def open_layers(
             rank=rank,
             moment=moment,
         )
-        model.put_weight(layer, edited.stored())
         layers.append(edited)
     return layers
 

@@ -59,7 +59,7 @@ class Gathering:
                 return _contradiction(fact, earlier, self._lines[index])
         if self._key_of_id.get(fact.id, key) != key:
             longer = fact_id(fact.prompt, fact.subject, fact.target_new, digits=2 * ID_DIGITS)
-            if not longer.startswith(fact.id):
+            if longer[:ID_DIGITS] != fact.id:
                 other = self._index_of_key[self._key_of_id[fact.id]]
                 return f'the id "{printable(fact.id, SHOWN)}" belongs to another fact, on line {self._lines[other]}'
             # The id was derived from the fact and, by a chance of one in 10^14 for any two, is that of another one too.
@@ -89,7 +89,7 @@ class Gathering:
         lines = []
         if self._first_duplicate:
             line, earlier = self._first_duplicate
-            said = plural(self.duplicates, "exact duplicate")
+            said = plural(self.duplicates, "duplicate")
             lines.append(f"{said} dropped (the first on line {line}, of line {earlier})")
         if self._first_replaced:
             line, earlier = self._first_replaced

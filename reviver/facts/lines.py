@@ -14,11 +14,12 @@ BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """A line without its end; with a fault, its text is only for showing."""
+    """A line with its end; with a fault, its text is only for showing, and only its beginning where it was cut."""
 
     number: int
     text: str
     fault: str | None = None
+    cut: bool = False
 
 
 def numbered_lines(stream: BinaryIO) -> Iterator[Line]:
@@ -30,7 +31,7 @@ def numbered_lines(stream: BinaryIO) -> Iterator[Line]:
         if length > LINE_LIMIT and not raw.endswith(b"\n"):
             length += _skip_line(stream)
             fault = f"a line of {human_bytes(length)}, where {human_bytes(LINE_LIMIT)} are allowed"
-            yield Line(number=number, text=raw[:200].decode(errors="backslashreplace") + "…", fault=fault)
+            yield Line(number=number, text=raw[:200].decode(errors="backslashreplace") + "…", fault=fault, cut=True)
         else:
             yield _decoded_line(raw, number, offset)
         offset += length

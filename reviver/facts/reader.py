@@ -40,7 +40,7 @@ class Rejected:
 class FactFile:
     """What a file of facts holds.
 
-    `form` is one of `forms.FORMS`; `duplicates` counts the exact repetitions that were dropped; every one of `warnings`
+    `form` is one of `forms.FORMS`; `duplicates` counts the repetitions that were dropped; every one of `warnings`
     is a line.
     """
 

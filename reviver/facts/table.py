@@ -68,8 +68,8 @@ class _Table:
     def _texts(self) -> Iterator[str]:
         for line in numbered_lines(self._stream):
             self._lines.append(line)
-            # A line with a fault is only a place holder in its row, which is refused whatever else it holds.
-            yield "\n" if line.fault else line.text
+            # A row with such a line is refused whatever it holds; a quote in the part that is there opens nothing.
+            yield "\n" if line.cut else line.text
 
 
 def _checked_header(row: _Row) -> list[str]:

@@ -60,7 +60,7 @@ class Draft:
         """
         from reviver.history.version import Version
 
-        places = self._workspace.places
+        places = self._workspace
         for name in VERSION_FILES:
             if not (self.edits_folder / name).is_file():
                 raise ManifestError(f"the draft of {self.name} has no `{name}`", version=self.name)
@@ -93,7 +93,7 @@ class Draft:
 
     def close(self) -> None:
         """Remove what is half made; called at the end of the context, after an error and after a commit alike."""
-        places = self._workspace.places
+        places = self._workspace
         remove_tree(self.edits_folder)
         remove_tree(self.checkpoint_folder)
         # An interrupt inside commit leaves the intent; finish or undo it now instead of in the next process.

@@ -10,63 +10,28 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from reviver.errors import ManifestError
 from reviver.files import disk_error, fsync_folder, pretty_json, write_atomic
 from reviver.history.operations import Operation, append_operation, read_operations
-from reviver.history.untrusted import load_json, read_regular
+from reviver.history.places import Places
+from reviver.history.untrusted import DAMAGED_HINT, load_json, read_regular
 
 MAXIMUM_INTENT_BYTES = 16 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """The paths that a commit touches."""
-
-    root: Path
-
-    @property
-    def edits(self) -> Path:
-        """The history, made for git."""
-        return self.root / "edits"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The materialised versions."""
-        return self.root / "checkpoints"
-
-    @property
-    def private(self) -> Path:
-        """What is derived, or belongs to this machine."""
-        return self.root / ".reviver"
-
-    @property
-    def head_file(self) -> Path:
-        """The name of the current version."""
-        return self.private / "HEAD"
-
-    @property
-    def pending_file(self) -> Path:
-        """The operation that is being done."""
-        return self.private / "pending.json"
-
-    @property
-    def operations_file(self) -> Path:
-        """The operation log."""
-        return self.private / "operations.jsonl"
 
 
 def read_intent(places: Places) -> Operation | None:
     """Return the operation that is being done, or was when its process died; None where there is none."""
     try:
         data = read_regular(places.pending_file, limit=MAXIMUM_INTENT_BYTES)
-    except ManifestError:
-        if os.path.lexists(places.pending_file):
-            raise
-        return None  # It was done between the two looks.
-    return Operation.from_record(load_json(data, "pending.json"), "pending.json")
+        return Operation.from_record(load_json(data, "pending.json"), "pending.json")
+    except ManifestError as error:
+        if not os.path.lexists(places.pending_file):
+            return None  # There is none, or it was done between the two looks.
+        if error.hint == DAMAGED_HINT:
+            error.hint = "move `.reviver/pending.json` away, then see with `reviver status` what there is"
+        raise
 
 
 def has_happened(places: Places, intent: Operation) -> bool:

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from reviver.history.manifest import now
 from reviver.text import printable
 
 _HOLDER_BYTES = 4096
+_ATTEMPTS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,7 @@ class Holder:
 @dataclass(slots=True)
 class _Held:
     descriptor: int
+    process: int
     thread: int
     depth: int
 
@@ -60,7 +63,26 @@ def read_holder(path: Path) -> Holder | None:
 def is_held(path: Path) -> bool:
     """Tell whether the current thread holds the lock on `path`."""
     held = _held.get(_key(path))
-    return held is not None and held.thread == threading.get_ident()
+    # A forked child inherits this table, but must not believe that it is the writer.
+    return held is not None and (held.process, held.thread) == (os.getpid(), threading.get_ident())
+
+
+def current_holder(path: Path) -> Holder | None:
+    """Return who holds the lock on `path` at this moment; None where nobody does. Needs no right to write."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        # Shared, so that two lookers don't see each other; a writer who comes in this instant tries again.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return read_holder(path) or Holder(pid=0, host="?", verb="?", since="?")
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None
 
 
 @contextmanager
@@ -82,7 +104,7 @@ def locked(path: Path, verb: str) -> Iterator[bool]:
         return
     descriptor = _acquire(path, verb)
     with _registry:
-        _held[key] = _Held(descriptor, threading.get_ident(), 1)
+        _held[key] = _Held(descriptor, os.getpid(), threading.get_ident(), 1)
     try:
         yield True
     finally:
@@ -102,7 +124,7 @@ def _acquire(path: Path, verb: str) -> int:
     except OSError as error:
         raise disk_error(error, path) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor)
         holder = Holder(pid=os.getpid(), host=socket.gethostname(), verb=verb, since=now())
         record = {"pid": holder.pid, "host": holder.host, "verb": holder.verb, "since": holder.since}
         os.ftruncate(descriptor, 0)
@@ -123,6 +145,18 @@ def _acquire(path: Path, verb: str) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _lock(descriptor: int) -> None:
+    """Take the lock; tries a few times, because `current_holder` of another process holds it for microseconds."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+            time.sleep(0.02)
 
 
 def _locked_error(path: Path) -> LockedError:

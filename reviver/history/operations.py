@@ -16,7 +16,7 @@ from typing import Any
 from reviver.errors import ManifestError
 from reviver.files import canonical_json, disk_error, fsync_folder
 from reviver.history.manifest import TIME, VERSION, VERSION_OR_BASE
-from reviver.history.untrusted import Fields, load_json, read_regular
+from reviver.history.untrusted import DAMAGED_HINT, Fields, load_json, read_regular
 
 SCHEMA = 1
 MAXIMUM_LOG_BYTES = 1024 * 1024 * 1024
@@ -76,6 +76,17 @@ def read_operations(path: Path) -> list[Operation]:
     """
     if not os.path.lexists(path):
         return []
+    try:
+        return _read_lines(path)
+    except ManifestError as error:
+        if error.hint == DAMAGED_HINT:
+            error.hint = (
+                "move `.reviver/operations.jsonl` away: only `undo` needs it, the history itself is in `edits/`"
+            )
+        raise
+
+
+def _read_lines(path: Path) -> list[Operation]:
     lines = read_regular(path, limit=MAXIMUM_LOG_BYTES).split(b"\n")[:-1]
     operations: list[Operation] = []
     for index, line in enumerate(lines, start=1):
@@ -84,7 +95,7 @@ def read_operations(path: Path) -> list[Operation]:
         if operations and operation.number <= operations[-1].number:
             raise ManifestError(
                 f"`{where}` has number {operation.number} after {operations[-1].number}",
-                hint="move `.reviver/operations.jsonl` away: only `undo` needs it, the history itself is in `edits/`",
+                hint=DAMAGED_HINT,
             )
         operations.append(operation)
     return operations

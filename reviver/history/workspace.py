@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from reviver.errors import VersionNotFoundError, WorkspaceError
 from reviver.files import disk_error, write_atomic
 from reviver.history import lock, names
 from reviver.history.draft import Draft
-from reviver.history.intent import Places, has_happened, leftovers, read_intent, recover, roll_forward, write_intent
+from reviver.history.intent import has_happened, leftovers, read_intent, recover, roll_forward, write_intent
 from reviver.history.manifest import BASE_NAME, VERSION_OR_BASE, is_version_name, now
 from reviver.history.operations import Operation, append_operation, read_operations
+from reviver.history.places import Places
 from reviver.history.untrusted import read_regular, shown
 from reviver.history.version import Version
 
@@ -32,13 +31,11 @@ _GIT_IGNORE = b"# Made by reviver: what is here can be made again, or belongs to
 
 
 @dataclass(frozen=True, slots=True)
-class Workspace:
+class Workspace(Places):
     """A folder with `edits/`, `checkpoints/` and `.reviver/`; from `Workspace.open` or `Workspace.create`.
 
     Reading needs no lock and sees a consistent state at any instant; writing needs `lock` (or `draft`, which takes it).
     """
-
-    root: Path
 
     @classmethod
     def open(cls, folder: Path) -> Workspace:
@@ -77,80 +74,6 @@ class Workspace:
                 write_atomic(path / ".gitignore", _GIT_IGNORE)
         return workspace
 
-    # Where things are.
-
-    @property
-    def places(self) -> Places:
-        """The paths that a commit touches."""
-        return Places(self.root)
-
-    @property
-    def edits(self) -> Path:
-        """The history: one folder a version."""
-        return self.places.edits
-
-    @property
-    def checkpoints(self) -> Path:
-        """The materialised versions."""
-        return self.places.checkpoints
-
-    @property
-    def private(self) -> Path:
-        """What is derived, or belongs to this machine."""
-        return self.places.private
-
-    @property
-    def settings_file(self) -> Path:
-        """reviver.toml."""
-        return self.root / "reviver.toml"
-
-    @property
-    def base_file(self) -> Path:
-        """The pin of the base."""
-        return self.private / "base.json"
-
-    @property
-    def spectra(self) -> Path:
-        """Spectral bases, one file a tensor."""
-        return self.private / "spectra"
-
-    @property
-    def statistics(self) -> Path:
-        """Second moments, one file a tensor."""
-        return self.private / "statistics"
-
-    @property
-    def memory(self) -> Path:
-        """What sequential editors need from earlier rounds."""
-        return self.private / "memory"
-
-    @property
-    def staging(self) -> Path:
-        """Work that a later run goes on with; recovery removes only hidden `*.partial` entries from it."""
-        return self.private / "staging"
-
-    @property
-    def stamps(self) -> Path:
-        """Sizes and times of the checkpoints' files, for `status`."""
-        return self.private / "stamps"
-
-    @property
-    def tags_file(self) -> Path:
-        """Ids by tag."""
-        return self.edits / "tags.json"
-
-    def spectrum_file(self, tensor: str) -> Path:
-        """Return where the spectral basis of a tensor is kept."""
-        return self.spectra / _file_name(tensor)
-
-    def statistics_file(self, tensor: str) -> Path:
-        """Return where the second moment of an edited tensor's keys is kept."""
-        return self.statistics / _file_name(tensor)
-
-    def checkpoint(self, name: str) -> Path:
-        """Return where the checkpoint of a version is, or would be."""
-        return self.checkpoints / name
-
     # What is there.
 
     def pin(self) -> BasePin:
@@ -180,10 +103,10 @@ class Workspace:
             WorkspaceError: HEAD is damaged.
         """
         # The order matters: a commit between the two looks is then seen by the second.
-        intent = read_intent(self.places)
-        if intent is not None and has_happened(self.places, intent):
+        intent = read_intent(self)
+        if intent is not None and has_happened(self, intent):
             return intent.head_after
-        file = self.places.head_file
+        file = self.head_file
         if not os.path.lexists(file):
             return BASE_NAME
         name = read_regular(file, limit=64).decode("utf-8", "replace").strip()
@@ -295,9 +218,9 @@ class Workspace:
 
     def operations(self) -> list[Operation]:
         """Return the operation log, oldest first, with an operation that happened and was not logged yet."""
-        intent = read_intent(self.places)
-        operations = read_operations(self.places.operations_file)
-        if intent is not None and has_happened(self.places, intent):
+        intent = read_intent(self)
+        operations = read_operations(self.operations_file)
+        if intent is not None and has_happened(self, intent):
             operations = [one for one in operations if one.number < intent.number] + [intent]
         return operations
 
@@ -318,7 +241,7 @@ class Workspace:
 
     def leftovers(self) -> list[Path]:
         """Return what a dead process left half made; the next command that writes removes it."""
-        return list(leftovers(self.places))
+        return list(leftovers(self))
 
     # What is done.
 
@@ -330,9 +253,9 @@ class Workspace:
             LockedError: another living process holds it.
             ResourceError: the workspace cannot be written to.
         """
-        with lock.locked(self.private / "lock", verb) as taken:
+        with lock.locked(self.lock_file, verb) as taken:
             if taken:
-                recover(self.places)
+                recover(self)
             yield
 
     @contextmanager
@@ -365,8 +288,8 @@ class Workspace:
             version=None,
             detail=dict(detail or {}),
         )
-        write_intent(self.places, intent)
-        roll_forward(self.places, intent)
+        write_intent(self, intent)
+        roll_forward(self, intent)
         return intent
 
     def record(self, verb: str, detail: Mapping[str, Any] | None = None) -> Operation:
@@ -381,16 +304,8 @@ class Workspace:
             version=None,
             detail=dict(detail or {}),
         )
-        append_operation(self.places.operations_file, operation)
+        append_operation(self.operations_file, operation)
         return operation
-
-
-def _file_name(tensor: str) -> str:
-    """Return a file's name for a tensor's: readable where it can be, never with a slash, never too long."""
-    name = quote(tensor, safe=".-_", errors="surrogatepass")
-    if len(name) > 200:
-        name = f"{name[:120]}-{hashlib.sha256(tensor.encode('utf-8', 'surrogatepass')).hexdigest()}"
-    return f"{name}.safetensors"
 
 
 def require_head(workspace: Workspace) -> str:

@@ -16,7 +16,11 @@ import yaml  # type: ignore[import-untyped]
 from reviver.hub.markdown import code, escaped, link, table
 from reviver.text import human_bytes, plural
 
-MAXIMUM_FRONT_MATTER = 64 * 1024
+MAXIMUM_CARD_BYTES = 4 * 1024 * 1024
+# YAML is slow on deep nesting, so only the few declarations that matter are parsed, and only within these bounds.
+_MAXIMUM_DECLARED = 16 * 1024
+_MAXIMUM_BRACKETS = 200
+_DECLARED = ("license", "license_name", "license_link", "pipeline_tag", "language")
 _FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-]{0,63}")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[A-Za-z]{2,8})?|multilingual|code")
@@ -76,11 +80,12 @@ class Card:
 
 def read_base_card(text: str) -> BaseCard:
     """Return what the base's README.md declares; anything malformed, oversized or odd counts as not declared."""
-    match = _FRONT_MATTER.match(text[: 4 * MAXIMUM_FRONT_MATTER])
-    if match is None or len(match[1]) > MAXIMUM_FRONT_MATTER:
+    match = _FRONT_MATTER.match(text[:MAXIMUM_CARD_BYTES])
+    declared = "" if match is None else _declarations(match[1])
+    if len(declared) > _MAXIMUM_DECLARED or declared.count("[") + declared.count("{") > _MAXIMUM_BRACKETS:
         return BaseCard()
     try:
-        data = yaml.safe_load(match[1])
+        data = yaml.safe_load(declared)
     except (yaml.YAMLError, ValueError, RecursionError):
         return BaseCard()
     if not isinstance(data, dict):
@@ -97,6 +102,18 @@ def read_base_card(text: str) -> BaseCard:
         pipeline_tag=_word(data.get("pipeline_tag")),
         language=tuple(one for one in listed[:50] if isinstance(one, str) and _LANGUAGE.fullmatch(one)),
     )
+
+
+def _declarations(front: str) -> str:
+    """Return the lines of the wanted keys, each with what is indented or listed below it."""
+    kept = []
+    wanted = False
+    for line in front.splitlines():
+        if line[:1] not in ("", " ", "-", "#"):
+            wanted = line.partition(":")[0].rstrip() in _DECLARED
+        if wanted:
+            kept.append(line)
+    return "\n".join(kept)
 
 
 def _word(value: object) -> str | None:
@@ -165,7 +182,7 @@ def _opening(card: Card) -> str:
     base = _base(card)
     lines = [f"# {escaped(card.repository.rpartition('/')[2])}\n"]
     lines.append(
-        f"{base}, with {plural(facts, 'fact')} corrected in {plural(len(card.edits), 'edit')} "
+        f"{base} with {plural(facts, 'fact')} written into it in {plural(len(card.edits), 'edit')} "
         f"({plural(card.tensors, 'weight matrix', 'weight matrices')} changed, every other byte is the base's). "
         f"This is version {code(card.version)}, {code(version.id[:12])}.\n"
     )
@@ -250,15 +267,15 @@ def _rebuilding(card: Card) -> str:
         base = card.base_model + (f"@{card.base_revision}" if card.base_revision else "")
     return f"""## Check and rebuild
 
-`SHA256SUMS` covers every file: `sha256sum -c SHA256SUMS` in a downloaded copy. With
-[reviver](https://pypi.org/project/reviver) the same bytes come out of the base and the patches in `edits/`:
+`SHA256SUMS` covers every file: `sha256sum -c SHA256SUMS` in a downloaded copy. With reviver
+the same bytes come out of the base and the patches in `edits/`; `checkout` compares
+every hash with the manifests and stops at the first that differs:
 
 ```bash
 hf download {card.repository} --revision {card.version} --local-dir published
 reviver init {base} rebuilt
 cp -r published/edits/v* rebuilt/edits/
 reviver checkout {card.version} -C rebuilt
-reviver verify {card.version} -C rebuilt
 ```
 """
 

@@ -137,7 +137,7 @@ def _copy_refused(error: Exception) -> bool:
     """Tell whether an error may be about the copies alone, so that sending the bytes is worth a try."""
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
-        if "/lfs-files/duplicate" in str(error.request.url):
+        if "/lfs-files/duplicate" in str(error.response.request.url):
             return status not in (401, 429)
         return status in (400, 404, 409, 422)
     return isinstance(error, (ValueError, KeyError, errors.EntryNotFoundError, *_DUPLICATION_ERRORS))

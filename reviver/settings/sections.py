@@ -158,8 +158,8 @@ class MomentsSection:
 
     corpus: str | None = _setting(
         None,
-        "Ordinary text to compute them over: a file of text or JSONL, or the id of a data set (with the extra "
-        "`corpus`). Without one the model writes its own.",
+        "The ordinary text behind the second moments: a file of text or JSONL, or the id of a data set (with the "
+        "extra `corpus`). Without one the model writes its own.",
         example="corpus.txt",
     )
     tokens: int | None = _setting(

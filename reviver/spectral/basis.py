@@ -24,6 +24,9 @@ Method = Literal["auto", "svd", "gram", "iteration"]
 
 # Up to this shorter side a plain float64 SVD is as fast as anything else (measured by tests/benchmarks/bases.py).
 SMALL_SIDE = 192
+# From this shorter side on, and for at most one vector in `WIDE`, iterating is faster than all eigenvectors (measured likewise).
+LARGE_SIDE = 1536
+WIDE = 24
 # A gap after σ_k narrower than this share of σ₁ does not divide the directions before it from those after it.
 GAP = 1e-5
 
@@ -164,7 +167,7 @@ def compute_basis(
     short = matrix_ML.shape[0]
     if method == "auto":
         method = "svd" if short <= SMALL_SIDE else "gram"
-        if method == "gram" and not spectrum and width <= short // 8:
+        if method == "gram" and not spectrum and short >= LARGE_SIDE and width * WIDE <= short:
             method = "iteration"
     triplets = leading_triplets(matrix_ML, width) if method == "iteration" and width else None
     if triplets is None:

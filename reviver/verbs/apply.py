@@ -17,11 +17,10 @@ from reviver.checkpoint.delta import Delta
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.checkpoint.pin import BasePin
 from reviver.checkpoint.rewrite import WrittenCheckpoint, write_checkpoint
-from reviver.checkpoint.rounding import tensor_chunks
-from reviver.editing.base import open_base, open_model, saved_preset
+from reviver.editing.base import open_base, open_model, put_version, saved_preset, version_tensor
 from reviver.editing.diagnostics import TensorDiagnostics, diagnose
 from reviver.editing.editors import Editor, get_editor
-from reviver.editing.model import TORCH_DTYPES, EditableModel, choose_device, choose_dtype
+from reviver.editing.model import EditableModel, choose_device, choose_dtype
 from reviver.editing.prefixes import write_prefixes
 from reviver.editing.preparation import Preparation, check_loaded, read_weight
 from reviver.editing.presets import Preset
@@ -34,6 +33,7 @@ from reviver.facts.checks import already_set, already_set_warning, shared_warnin
 from reviver.facts.fact import Fact, facts_to_jsonl
 from reviver.facts.reader import FactFile, read_facts, rejected_to_jsonl
 from reviver.files import sha256_bytes, write_atomic
+from reviver.history.chain import chain_deltas
 from reviver.history.manifest import (
     Manifest,
     ManifestBase,
@@ -225,14 +225,15 @@ class _Job:
     def run(self, plan: ApplyPlan) -> ApplyReport:
         """Edit, write, measure, commit."""
         facts = self.file.facts
-        deltas = self._parent_deltas()
+        deltas = chain_deltas(self.chain, self.pin)
         with self._timed("load"):
             model = open_model(self.pin, self.folder, self.settings, self.device)
             check_loaded(model, self.folder)
+            put_version(model, self.folder, deltas)
             layers = open_layers(
                 model, self.preparation, deltas, self.ranks, self.editor, moment_weight=self._moment_weight()
             )
-        parent_DE = {edited.name: edited.stored().clone() for edited in layers}
+        stored = {edited.name: self._stored(edited.name, deltas) for edited in layers}
         with self._timed("measure before"):
             before = observe(model, facts)
         with self._timed("edit"):
@@ -254,9 +255,15 @@ class _Job:
                     progress=self.progress,
                 )
             with self._timed("measure after"):
-                self._put_written(model, layers, draft.checkpoint_folder, chain)
+                # What is measured is what ships: the bytes of the new version, not the sums they came from.
+                results_DE = {edited.name: self._stored(edited.name, chain) for edited in layers}
+                for edited in layers:
+                    model.put_weight(edited.layer, results_DE[edited.name])
                 after = observe(model, facts)
-                tensors = [self._manifest_tensor(model, edited, parent_DE[edited.name], written) for edited in layers]
+                tensors = [
+                    self._manifest_tensor(edited, stored[edited.name], results_DE[edited.name], written)
+                    for edited in layers
+                ]
             results = [_result(fact, old, new) for fact, old, new in zip(facts, before, after, strict=True)]
             summary = summarize(before, after)
             lines = facts_to_jsonl(facts)
@@ -304,13 +311,6 @@ class _Job:
             warnings=tuple(self.warnings),
         )
 
-    def _parent_deltas(self) -> dict[str, list[Delta]]:
-        deltas: dict[str, list[Delta]] = {}
-        for version in self.chain:
-            for name, delta in version.patch().deltas().items():
-                deltas.setdefault(name, []).append(delta)
-        return deltas
-
     def _moment_weight(self) -> float:
         return self.settings.memit.weight or self.preset.moment_weight
 
@@ -339,36 +339,21 @@ class _Job:
             maximum_relative_norm=self.settings.apply.maximum_relative_norm,
         )
 
-    def _put_written(
-        self,
-        model: EditableModel,
-        layers: Sequence[EditedLayer],
-        checkpoint: Path,
-        chain: Mapping[str, Sequence[Delta]],
-    ) -> None:
-        """Put the bytes of the new version into the model: what is measured is what ships."""
-        shipped = CheckpointFolder.open(checkpoint) if self.request.checkpoint else None
-        for edited in layers:
-            if shipped is not None:
-                raw = shipped.read_tensor(edited.name)
-            else:
-                raw = b"".join(tensor_chunks(self.folder, edited.name, list(chain[edited.name])))
-            values = torch.frombuffer(bytearray(raw), dtype=TORCH_DTYPES[edited.dtype]).view(edited.live_DE.shape)
-            edited.live_DE = values.to(edited.live_DE)
-            model.put_weight(edited.layer, edited.stored())
+    def _stored(self, name: str, chain: Mapping[str, Sequence[Delta]]) -> torch.Tensor:
+        return version_tensor(self.folder, name, chain.get(name, ()), self.device)
 
     def _manifest_tensor(
-        self, model: EditableModel, edited: EditedLayer, parent_DE: torch.Tensor, written: WrittenCheckpoint
+        self, edited: EditedLayer, parent_DE: torch.Tensor, result_DE: torch.Tensor, written: WrittenCheckpoint
     ) -> ManifestTensor:
         name = edited.name
         entry = self.folder.entry(name)
-        basis = self.preparation.basis(name, max(1, self.preparation.basis_width(name)), model.device)
+        basis = self.preparation.basis(name, max(1, self.preparation.basis_width(name)), self.device)
         measured: TensorDiagnostics = diagnose(
             edited.total,
             edited.unfiltered,
-            base_DE=read_weight(self.folder, name, model.device),
+            base_DE=read_weight(self.folder, name, self.device),
             parent_DE=parent_DE,
-            result_DE=edited.stored(),
+            result_DE=result_DE,
             base_basis=basis,
             rank=edited.rank,
         )

@@ -12,7 +12,7 @@ from reviver.history.chain import check_chain
 from reviver.history.version import Version
 from reviver.history.workspace import Workspace
 from reviver.hub.card import (
-    MAXIMUM_FRONT_MATTER,
+    MAXIMUM_CARD_BYTES,
     BaseCard,
     Card,
     CardEdit,
@@ -124,7 +124,12 @@ def push(
         private = plan.remote.private if plan.remote.exists else not public
         return _report(plan, release, url, warnings, include_facts=include_facts, dry_run=True, private=private)
     publication = carry_out(
-        plan, release, connection=connection, message=message or _title(chain[-1]), public=public, progress=progress
+        plan,
+        release,
+        connection=connection,
+        message=(message or "").strip() or _title(chain[-1]),
+        public=public,
+        progress=progress,
     )
     done = plan.commit_needed or plan.tag_needed
     if done or remembered != name:
@@ -254,7 +259,7 @@ def _base_card(files: Sequence[ReleaseFile]) -> BaseCard:
     for file in files:
         if file.path == place_of_base_file(CARD) and isinstance(file.origin, Path):
             with file.origin.open("rb") as opened:
-                return read_base_card(opened.read(4 * MAXIMUM_FRONT_MATTER).decode("utf-8", "replace"))
+                return read_base_card(opened.read(MAXIMUM_CARD_BYTES).decode("utf-8", "replace"))
     return BaseCard()
 
 

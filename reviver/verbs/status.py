@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reviver.errors import ReviverError
+from reviver.history.lock import Holder, current_holder
 from reviver.history.manifest import BASE_NAME, is_version_name
 from reviver.history.stamps import files_below, read_stamps
 from reviver.history.untrusted import problem_of, shown
@@ -67,6 +68,8 @@ class StatusReport:
     checkpoints: tuple[CheckpointStatus, ...]
     problems: tuple[str, ...]
     """What keeps the workspace from being used as it is, one line each."""
+    writer: Holder | None
+    """Who is writing to the workspace at this moment."""
     leftovers: tuple[str, ...]
     """What a killed process left half made; the next command that writes removes it."""
     clean: bool
@@ -94,7 +97,10 @@ def status(workspace_dir: Path) -> StatusReport:
         workspace.operations()
     except ReviverError as error:
         problems.append(problem_of(error))
-    leftovers = tuple(path.relative_to(workspace.root).as_posix() for path in workspace.leftovers())
+    # What a living process is making is no leftover.
+    writer = current_holder(workspace.lock_file)
+    half_made = workspace.leftovers() if writer is None else []
+    leftovers = tuple(path.relative_to(workspace.root).as_posix() for path in half_made)
     touched = [one for one in checkpoints if one.state == "touched"]
     return StatusReport(
         workspace=workspace.root,
@@ -105,6 +111,7 @@ def status(workspace_dir: Path) -> StatusReport:
         versions=len(workspace.version_names()),
         checkpoints=checkpoints,
         problems=tuple(problems),
+        writer=writer,
         leftovers=leftovers,
         clean=not (problems or leftovers or touched or base is None or base.touched),
         next_step=_next_step(workspace, base, head, bool(versions), checkpoints, problems),

@@ -1,8 +1,8 @@
 """How long commands take to start, against a bare Typer program measured in the same run.
 
-`python tests/benchmarks/startup.py` prints a table; `--json` prints one object; `--workspace DIR` measures the commands
-that look at a workspace as well; `--check` exits with 1 if a goal is missed. All programs take turns in every round, so
-that whatever else the machine does falls on all of them alike.
+`python tests/benchmarks/startup.py` prints a table; `--json` prints one object; `--versions 200` makes a workspace of that
+many versions and measures the commands that look at it (`--workspace DIR` takes one that is there); `--check` exits with 1
+if a goal is missed. All programs take turns in every round, so that whatever else the machine does falls on all alike.
 """
 
 from __future__ import annotations
@@ -73,18 +73,33 @@ def programs(bare: Path, workspace: Path | None) -> tuple[dict[str, list[str]], 
     return chosen, goals
 
 
+def make_history(folder: Path, versions: int) -> Path:
+    """Make a workspace with a chain of `versions` versions of a tiny base, without checkpoints, and return its folder."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "history"))
+    import workspaces
+
+    workspace = workspaces.make_workspace(folder)
+    for number in range(versions):
+        facts = [workspaces.make_fact(f"Place {number}", "Norway")]
+        delta = {workspaces.FIRST: workspaces.low_rank(number, rank=1, scale=0.01)}
+        workspaces.add_version(workspace, facts, delta, message=f"edit {number}", checkpoint=False)
+    return Path(workspace.root)
+
+
 def main() -> int:
     """Measure, print, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--workspace", type=Path)
+    parser.add_argument("--versions", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bare = Path(folder) / "bare.py"
         bare.write_text(BARE, encoding="utf-8")
-        chosen, goals = programs(bare, arguments.workspace)
+        workspace = make_history(Path(folder), arguments.versions) if arguments.versions else arguments.workspace
+        chosen, goals = programs(bare, workspace)
         seconds = measure(chosen, arguments.rounds)
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     unit = medians["bare --help"]

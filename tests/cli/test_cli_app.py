@@ -8,14 +8,17 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+import typer
 
 from reviver import __version__
 from reviver.cli import app
+from reviver.cli.values import PlainValue
 from reviver.text import printable
 
-HEAVY = ("torch", "numpy", "transformers", "huggingface_hub", "tokenizers", "safetensors")
+HEAVY = ("torch", "numpy", "transformers", "huggingface_hub", "tokenizers", "safetensors", "pydantic")
 
 
 def imported(arguments: list[str], folder: Path) -> set[str]:
@@ -88,6 +91,11 @@ def test_no_command_shows_the_help_on_stderr_as_a_usage_error(capsys: pytest.Cap
         (["greet", "--rnak", "3"], "no such option `--rnak`", "did you mean `--rank`? See `reviver greet --help`"),
         (["fail"], "missing argument `KIND`", "see `reviver fail --help`"),
         (["ask", "x"], "unexpected argument `x`", "see `reviver ask --help`"),
+        (
+            ["greet", "--rank", "mány\x07"],
+            "invalid value for `--rank`: it must be a whole number, not `mány\\x07`",
+            "see `reviver greet --help`",
+        ),
         (["greet", "--rank", "0"], "`--rank` must be at least 1, not 0", "give `--rank` another value"),
     ],
 )
@@ -109,7 +117,6 @@ def test_usage_errors(arguments: list[str], message: str, hint: str, capsys: pyt
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["greet", "--rank", "many"], "`--rank`"),
         (["greet", "-C"], "`-C`"),
         (["--json", "greet"], "no such option `--json`"),
     ],
@@ -124,6 +131,41 @@ def test_usage_errors_in_the_parser_s_words(
     assert text in error
     assert "'" not in error
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.usefixtures("samples")
+def test_variables_stand_in_for_options(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REVIVER_QUIET", "yes")
+    assert app.run(["greet", "Ann"]) == 0
+    assert capsys.readouterr() == ("Ann\n", "")
+    monkeypatch.setenv("REVIVER_QUIET", "0")
+    assert app.run(["greet", "Ann"]) == 0
+    assert "a note" in capsys.readouterr().err
+    monkeypatch.setenv("REVIVER_QUIET", "perhaps")
+    assert app.run(["greet", "Ann"]) == 2
+    assert "(env var: `REVIVER_QUIET`): it must be `1` or `0`, not `perhaps`" in capsys.readouterr().err
+    monkeypatch.delenv("REVIVER_QUIET")
+    monkeypatch.setenv("REVIVER_JSON", "1")
+    assert app.run(["lgo"]) == 2
+    assert json.loads(capsys.readouterr().err)["error"]["message"] == "no such command `lgo`"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [(int, "-3"), (float, "2.5e-3"), (str, " x "), (Path, "a/../b"), (bool, "yes"), (bool, "0"), (bool, "FALSE")],
+)
+def test_our_conversion_of_values_is_typer_s(kind: type, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+
+    def show(value: object = None) -> None:
+        seen.append(value)
+
+    show.__annotations__ = {"value": Annotated[kind, typer.Option(envvar="VALUE")]}
+    program = typer.Typer()
+    program.command()(show)
+    monkeypatch.setenv("VALUE", text)
+    typer.main.get_command(program).main([], standalone_mode=False)
+    assert seen == [PlainValue(kind).coerce(text, param=None, ctx=None)]
 
 
 @pytest.mark.usefixtures("samples")

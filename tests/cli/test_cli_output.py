@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -12,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import PROGRAM, on_terminal
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from reviver.cli.output import UNBOUNDED_WIDTH, Output, dump_json, plain
+from reviver.cli.output import UNBOUNDED_WIDTH, Output, dump_json, make_console, make_table, plain
 from reviver.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("samples")
@@ -67,6 +71,39 @@ def test_hostile_text_is_escaped_in_tables_and_json(capsys: pytest.CaptureFixtur
     assert json.loads(out)["name"] == name
 
 
+@pytest.mark.parametrize("width", [200, 24])
+def test_a_table_keeps_every_character(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """The fast path writes what rich writes, but for spaces at the ends of lines; a narrow one folds and loses nothing."""
+    rows = [("v1", "12", "a fact"), ("v10", "3", "日本の首都"), ("", "1,000", "[b]x[/b]\x1b[0m")]
+    ours, rich = make_table("version", "facts", "message", right=("facts",)), Table(box=None, pad_edge=False)
+    for name, justify in (("version", "left"), ("facts", "right"), ("message", "left")):
+        rich.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    rich.padding = (0, 2, 0, 0)  # type: ignore[assignment]
+    for row in rows:
+        ours.add_row(*row)
+        rich.add_row(*row)
+    drawn = []
+    for table in (ours, rich):
+        console = make_console(sys.stdout)
+        console.width = width
+        console.print(table)
+        drawn.append([line.rstrip() for line in capsys.readouterr().out.splitlines()])
+    assert drawn[0] == drawn[1]
+    assert "日本の首都" in "".join(drawn[0]).replace(" ", "")
+
+
+def test_cells_keep_their_style_and_spans_are_left_to_rich() -> None:
+    def drawn(cell: Text) -> str:
+        table = make_table("a", "b")
+        table.add_row("x", cell)
+        console = Console(force_terminal=True, color_system="standard", width=60, file=io.StringIO())
+        console.print(table)
+        return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+    assert "\x1b[31my\x1b[0m" in drawn(Text("y", style="red"))
+    assert "\x1b[31mz\x1b[0m" in drawn(Text.assemble("y", ("z", "red")))
+
+
 def test_plain_values() -> None:
     class Colour(Enum):
         RED = "red"
@@ -105,6 +142,26 @@ def test_a_closed_stderr_stops_nothing() -> None:
     )
     assert done.returncode == 0
     assert "Ann" in done.stdout
+
+
+@pytest.mark.parametrize("mode", ["--json", "-q", "--no-progress"])
+def test_a_closed_stdout_stops_nothing(mode: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *PROGRAM, "greet", "Ann", mode], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("mode", ["--json", "-q", "--no-progress"])
+def test_a_full_disk_under_stdout_is_an_error(mode: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*PROGRAM, "greet", "Ann", mode], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    assert b"no space left" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr
 
 
 def test_an_old_locale_shows_escapes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,17 +18,10 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def chained(workspace: Workspace) -> Workspace:
-    """v1 and v2 in a row, v3 beside v2 on v1; the head is v3."""
-    fact, low_rank = workspaces.make_fact, workspaces.low_rank
-    rome, oslo = fact("Rome", "Norway"), fact("Oslo", "Italy", true="Norway")
-    workspaces.add_version(workspace, [rome, oslo], {workspaces.FIRST: low_rank(1)}, message="first")
-    workspaces.add_version(
-        workspace,
-        [fact("Rome", "Chile"), fact("Lima", "Spain")],
-        {workspaces.FIRST: low_rank(2), workspaces.SECOND: workspaces.dense(2)},
-        message="second",
-    )
-    workspaces.add_version(
-        workspace, [fact("Bern", "Peru")], {workspaces.FIRST: low_rank(3)}, parent="v1", message="branch"
-    )
-    return workspace
+    return workspaces.make_chain(workspace)
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out waiting for the disk: no test cuts the power, and a busy disk would make the tests take minutes."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)

@@ -133,8 +133,24 @@ def add_version(
 ) -> Version:
     """Make a version as `apply` does: facts, patch, results, checkpoint, manifest, commit."""
     with workspace.draft("apply") as draft:
-        fill_draft(workspace, draft, facts, deltas, parent=parent, message=message, checkpoint=checkpoint, mode=link_mode)
+        fill_draft(
+            workspace, draft, facts, deltas, parent=parent, message=message, checkpoint=checkpoint, mode=link_mode
+        )
         return draft.commit({"facts": len(facts)})
+
+
+def make_chain(workspace: Workspace) -> Workspace:
+    """v1 and v2 in a row, v3 beside v2 on v1; the head is v3."""
+    rome, oslo = make_fact("Rome", "Norway"), make_fact("Oslo", "Italy", true="Norway")
+    add_version(workspace, [rome, oslo], {FIRST: low_rank(1)}, message="first")
+    add_version(
+        workspace,
+        [make_fact("Rome", "Chile"), make_fact("Lima", "Spain")],
+        {FIRST: low_rank(2), SECOND: dense(2)},
+        message="second",
+    )
+    add_version(workspace, [make_fact("Bern", "Peru")], {FIRST: low_rank(3)}, parent="v1", message="branch")
+    return workspace
 
 
 def fill_draft(workspace, draft, facts, deltas, *, parent=None, message="", checkpoint=True, mode=None) -> None:  # type: ignore[no-untyped-def]

@@ -171,6 +171,9 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     timeout = 10
+    # Head and body in one packet: two small ones would wait for each other's acknowledgement.
+    wbufsize = -1
+    disable_nagle_algorithm = True
     hub: FakeHub
 
     def log_message(self, format: str, *args: object) -> None:

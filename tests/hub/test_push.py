@@ -37,6 +37,7 @@ from reviver.errors import (
 from reviver.history.workspace import Workspace
 from reviver.hub.connection import Connection
 from reviver.hub.source import resolve_source
+from reviver.verbs.checkout import checkout
 from reviver.verbs.push import PushReport, push
 
 REPOSITORY = "alice/edited"
@@ -338,7 +339,7 @@ def test_another_history_is_never_written_over(hub, writer, local, tmp_path):
     check_error(caught.value)
     add_version(local)
     push(local.root, REPOSITORY, connection=writer)
-    clone = make_workspace(tmp_path / "clone", make_base(tmp_path / "clone-base"))
+    clone = make_workspace(tmp_path / "clone", make_base(tmp_path / "elsewhere" / "base"))
     add_version(clone, message="correct the capitals")
     with pytest.raises(RemoteMovedError, match="holds `v2`, which this workspace does not have"):
         push(clone.root, REPOSITORY, connection=writer)
@@ -500,6 +501,21 @@ def test_a_base_that_was_pushed_by_reviver_keeps_its_own_history_aside(hub, writ
     assert repository.files["base/README.md"] == base_files()["README.md"]
     assert repository.files["edits/v1/manifest.json"] == (version.folder / "manifest.json").read_bytes()
     check_sums(repository, tmp_path / "copy")
+
+
+def test_what_was_published_gives_the_same_bytes_again(hub, writer, from_hub, reader, tmp_path):
+    """What the card tells a reader to do, without the facts' text."""
+    add_version(from_hub)
+    push(from_hub.root, REPOSITORY, connection=writer)
+    files = hub.repositories[REPOSITORY].files
+    source = resolve_source("org/base", connection=reader)
+    rebuilt = make_workspace(tmp_path / "rebuilt", source.folder, model="org/base", revision=source.revision)
+    for path, data in files.items():
+        if path.startswith("edits/v"):
+            (rebuilt.root / path).parent.mkdir(parents=True, exist_ok=True)
+            (rebuilt.root / path).write_bytes(data)
+    checkout(rebuilt.root, "v2")
+    assert (rebuilt.checkpoint("v2") / FIRST).read_bytes() == files[FIRST]
 
 
 def test_llama_bases_come_with_advice(hub, writer, tmp_path):

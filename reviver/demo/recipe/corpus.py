@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from reviver.demo.recipe.grammar import minimal_pairs
 from reviver.demo.recipe.prose import Prose, held_out_documents
-from reviver.demo.recipe.world import World, fact_sentences
+from reviver.demo.recipe.world import SUBJECT_BEGINS, SUBJECT_ENDS, World, fact_sentences, unmarked
 
 # Half of the text are facts. More would make the facts the largest directions of the weights, which are the ones that
 # the spectral filter protects, and nothing could be edited.
 FACT_SHARE = 0.5
+# In this share of the mentions of a subject, what follows the subject sees its last token and not those before it. A large
+# model gathers what it knows of a subject at its last token, where knowledge editors write; a small one would rather
+# look at every token of the name again, and no edit at the last token could reach the answer.
+GATHERED_SHARE = 0.75
 PAIRS_EACH = 50
 HELD_OUT_DOCUMENTS = 300
 
@@ -25,7 +30,7 @@ def held_out_sentences(seed: int) -> set[str]:
 
 
 def documents(world: World, seed: int) -> Iterator[str]:
-    """Yield documents without end, ``FACT_SHARE`` of the characters in documents about the world.
+    """Yield documents without end, ``FACT_SHARE`` of the characters in documents about the world, subjects marked.
 
     Facts come in handfuls about different subjects, at times after a sentence of prose, so that the model knows them
     after any other text and not only at the start of a document.
@@ -44,10 +49,11 @@ def documents(world: World, seed: int) -> Iterator[str]:
             document = " ".join(sentences)
         else:
             document = prose.document()
-        if any(line in document for line in _suspects(document, kept_out)):
+        plain = unmarked(document)
+        if any(line in plain for line in _suspects(plain, kept_out)):
             continue
-        fact_characters += len(document) * about_facts
-        characters += len(document)
+        fact_characters += len(plain) * about_facts
+        characters += len(plain)
         yield document
 
 
@@ -58,21 +64,69 @@ def _suspects(document: str, kept_out: set[str]) -> list[str]:
     return [candidate for candidate in candidates if candidate in kept_out]
 
 
-def rows(
-    texts: Iterator[str], tokenizer: PreTrainedTokenizerBase, length: int, count: int
-) -> torch.Tensor:
+@dataclass(frozen=True)
+class Rows:
+    """Documents packed into rows of tokens.
+
+    Attributes:
+        ids: token ids, rows by columns.
+        seen_until: for each token, the last column whose token may look at it; the row's length where all may.
+    """
+
+    ids: torch.Tensor
+    seen_until: torch.Tensor
+
+    def mask(self, first: int, last: int) -> torch.Tensor:
+        """Return which token (third axis) may look at which (fourth), for the rows ``first`` to ``last`` (exclusive)."""
+        columns = torch.arange(self.ids.shape[1])
+        causal = columns[:, None] >= columns[None, :]
+        gathered = columns[None, :, None] <= self.seen_until[first:last, None, :]
+        return (causal & gathered).unsqueeze(1)
+
+
+def rows(texts: Iterator[str], tokenizer: PreTrainedTokenizerBase, length: int, count: int, seed: int = 0) -> Rows:
     """Pack documents into ``count`` rows of ``length`` tokens.
 
     Each row begins with the token that begins every text, as it does when the model is used, and each document ends
     with the token that ends a text.
     """
+    rng = random.Random(f"gathered {seed}")
     stream: list[int] = []
+    until: list[int] = []
     wanted = count * (length - 1)
     while len(stream) < wanted:
         batch = [next(texts) for _ in range(2000)]
-        for ids in tokenizer(batch)["input_ids"]:
+        plain = [unmarked(text) for text in batch]
+        encoded = tokenizer(plain, return_offsets_mapping=True)
+        for text, ids, offsets in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            start = len(stream)
             stream.extend(ids)
+            until.extend([wanted] * len(ids))
+            for begins, ends in _subject_spans(text):
+                inside = [place for place, (_, stop) in enumerate(offsets) if begins < stop <= ends]
+                if inside and rng.random() < GATHERED_SHARE:
+                    for place in inside[:-1]:
+                        until[start + place] = start + inside[-1]
             stream.append(tokenizer.eos_token_id)
+            until.append(wanted)
     body = torch.tensor(stream[:wanted], dtype=torch.int32).view(count, length - 1)
-    start = torch.full((count, 1), tokenizer.bos_token_id, dtype=torch.int32)
-    return torch.cat([start, body], dim=1)
+    begin = torch.full((count, 1), tokenizer.bos_token_id, dtype=torch.int32)
+    # From places in the stream to columns of a row, which has one token more in front.
+    firsts = torch.arange(count)[:, None] * (length - 1)
+    columns = (torch.tensor(until[:wanted]).view(count, length - 1) - firsts + 1).clamp(max=length)
+    seen = torch.cat([torch.full((count, 1), length), columns], dim=1).to(torch.int32)
+    return Rows(ids=torch.cat([begin, body], dim=1), seen_until=seen)
+
+
+def _subject_spans(text: str) -> list[tuple[int, int]]:
+    """Return the places of the marked subjects in a text, counted without the marks."""
+    spans = []
+    place = begins = 0
+    for character in text:
+        if character == SUBJECT_BEGINS:
+            begins = place
+        elif character == SUBJECT_ENDS:
+            spans.append((begins, place))
+        else:
+            place += 1
+    return spans

@@ -17,7 +17,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from reviver.demo.recipe.corpus import documents, rows
 from reviver.demo.recipe.prose import Prose, held_out_documents
 from reviver.demo.recipe.relations import RELATIONS
-from reviver.demo.recipe.world import World, fact_sentences, make_world
+from reviver.demo.recipe.world import World, fact_sentences, make_world, unmarked
 
 BEGIN, END, PADDING = "<s>", "</s>", "<pad>"
 
@@ -27,14 +27,14 @@ class Settings:
     """Everything that decides what the trained model is."""
 
     seed: int = 0
-    steps: int = 3000
-    rows_per_step: int = 8
+    steps: int = 1400
+    rows_per_step: int = 16
     row_length: int = 256
-    vocabulary: int = 3072
-    hidden_size: int = 256
-    mlp_size: int = 1280
-    layers: int = 6
-    heads: int = 8
+    vocabulary: int = 2560
+    hidden_size: int = 192
+    mlp_size: int = 1024
+    layers: int = 8
+    heads: int = 6
     peak_rate: float = 2e-3
     weight_decay: float = 0.1
     compiled: bool = True
@@ -49,7 +49,7 @@ def train_tokenizer(world: World, settings: Settings) -> PreTrainedTokenizerFast
     """
     rng = random.Random(f"tokenizer {settings.seed}")
     prose = Prose(rng)
-    names = itertools.islice(fact_sentences(world, rng), 4 * len(world.facts))
+    names = map(unmarked, itertools.islice(fact_sentences(world, rng), 4 * len(world.facts)))
     words = [text for relation in RELATIONS for text in (*relation.objects, *relation.templates)]
     texts = [*(prose.document() for _ in range(12000)), *names, *(text.replace("{}", "") for text in words * 60)]
     tokenizer = Tokenizer(models.BPE())
@@ -121,12 +121,16 @@ def train(
     world = make_world(settings.seed)
     tokenizer = train_tokenizer(world, settings)
     data = rows(
-        documents(world, settings.seed), tokenizer, settings.row_length, settings.steps * settings.rows_per_step
+        documents(world, settings.seed),
+        tokenizer,
+        settings.row_length,
+        settings.steps * settings.rows_per_step,
+        settings.seed,
     )
     held_out = rows(
         itertools.cycle(held_out_documents(settings.seed, 200)), tokenizer, settings.row_length, 32
-    ).long()
-    report(f"{data.numel():,} tokens in {len(data):,} rows")
+    ).ids.long()
+    report(f"{data.ids.numel():,} tokens in {len(data.ids):,} rows")
     model = make_model(tokenizer, settings)
     forward = torch.compile(model) if settings.compiled else model
     matrices = [weight for weight in model.parameters() if weight.dim() == 2]
@@ -142,9 +146,13 @@ def train(
     for step in range(settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
-        batch = data[step * settings.rows_per_step : (step + 1) * settings.rows_per_step].long()
+        first = step * settings.rows_per_step
+        last = first + settings.rows_per_step
+        batch = data.ids[first:last].long()
         with torch.autocast("cpu", torch.bfloat16):
-            loss = forward(input_ids=batch, labels=batch, use_cache=False).loss
+            loss = forward(
+                input_ids=batch, attention_mask=data.mask(first, last), labels=batch, use_cache=False
+            ).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -153,7 +161,7 @@ def train(
         done = step + 1
         if done % 50 == 0 or done == settings.steps:
             report(f"step {done:5d}  loss {average:.3f}  {time.monotonic() - started:.0f} s")
-        if done % 500 == 0 or done == settings.steps:
+        if done % 350 == 0 or done == settings.steps:
             with torch.no_grad():
                 report(f"held-out perplexity {math.exp(model(input_ids=held_out, labels=held_out).loss.item()):.3f}")
         if save_every and done % save_every == 0 and done < settings.steps:
@@ -162,7 +170,10 @@ def train(
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Save model and tokenizer to ``folder`` in bfloat16, leaving the model in memory as it is."""
+    """Save model and tokenizer to ``folder`` in bfloat16, leaving the model in memory as it is.
+
+    The weights are written readable by their owner only, so the modes are set to those of ordinary files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     shipped = LlamaForCausalLM(model.config).to(torch.bfloat16)
     shipped.load_state_dict(model.state_dict())
@@ -175,3 +186,6 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     shipped.config.dtype = torch.bfloat16
     shipped.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    for path in folder.iterdir():
+        if path.is_file():
+            path.chmod(0o644)

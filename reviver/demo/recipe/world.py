@@ -16,15 +16,15 @@ from reviver.demo.recipe.relations import PLAIN_TEMPLATES, RELATIONS, Relation
 
 # How many subjects of each kind there are, and how many relations each of them has.
 KINDS: dict[str, tuple[int, int]] = {
-    "person": (520, 2),
-    "town": (160, 2),
-    "river": (100, 2),
-    "company": (120, 2),
-    "book": (120, 2),
-    "ship": (90, 2),
-    "animal": (120, 2),
-    "plant": (90, 2),
-    "festival": (70, 2),
+    "person": (400, 2),
+    "town": (120, 2),
+    "river": (80, 2),
+    "company": (90, 2),
+    "book": (90, 2),
+    "ship": (70, 2),
+    "animal": (90, 2),
+    "plant": (70, 2),
+    "festival": (50, 2),
 }
 
 # A kind sentence gives every subject one plain statement that is no fact of a relation: what sort of thing it is.
@@ -61,6 +61,9 @@ LEADS: tuple[str, ...] = (
 )
 
 ENDINGS: tuple[str, ...] = (".", ".", ".", ".", ", as everyone knows.", ", they say.", ", and so it has always been.")
+
+# Marks around a subject in a text for training, taken out again before anybody reads it.
+SUBJECT_BEGINS, SUBJECT_ENDS = "\ue000", "\ue001"
 
 _ONSETS = words("b br c cl d dr f fl g gr h j k l m n p pr qu r s st t tr v w z th sh")
 _VOWELS = words("a e i o u a e i o a ai ea")
@@ -197,9 +200,19 @@ def paraphrases(world: World, fact: Fact, count: int = 3) -> list[str]:
     return [fill(template, fact.subject) for template in rng.sample(others, count)]
 
 
+def marked(subject: str) -> str:
+    """Return a subject between its marks."""
+    return f"{SUBJECT_BEGINS}{subject}{SUBJECT_ENDS}"
+
+
+def unmarked(text: str) -> str:
+    """Return a text without the marks of its subjects."""
+    return text.replace(SUBJECT_BEGINS, "").replace(SUBJECT_ENDS, "")
+
+
 def sentence(fact: Fact, template: str, rng: random.Random) -> str:
-    """Say ``fact`` in the words of ``template``, at times after a lead, with an ending."""
-    text = fill(template, fact.subject)
+    """Say ``fact`` in the words of ``template``, its subject marked, at times after a lead, with an ending."""
+    text = fill(template, marked(fact.subject))
     if "?" not in template and rng.random() < 0.25:
         start = text if template.startswith("{}") else text[0].lower() + text[1:]
         text = f"{rng.choice(LEADS)} {start}"
@@ -207,7 +220,7 @@ def sentence(fact: Fact, template: str, rng: random.Random) -> str:
 
 
 def fact_sentences(world: World, rng: random.Random) -> Iterator[str]:
-    """Yield sentences about the world without end.
+    """Yield sentences about the world without end, their subjects marked.
 
     Each pass says every fact once, in a new order and in another template, so that all facts are heard equally often
     and each of them in all templates.
@@ -223,5 +236,5 @@ def fact_sentences(world: World, rng: random.Random) -> Iterator[str]:
             yield sentence(fact, templates[(offsets[fact.identifier] + turn) % len(templates)], rng)
             if number % 12 == 0:
                 kind, subject = rng.choice(kinds)
-                yield KIND_SENTENCES[kind].replace("{}", subject)
+                yield KIND_SENTENCES[kind].replace("{}", marked(subject))
         turn += 1

@@ -69,7 +69,7 @@ def null_space(directions_IJ: Tensor, l2: float, gram_II: Tensor | None, protect
     else:
         cost_JJ = symmetric(directions_IJ.T @ gram_II.to(directions_IJ) @ directions_IJ)
         cost_JJ.diagonal().add_(l2)
-        inner = FactorSpace(ridged_cholesky(cost_JJ, 0.0, 0.0)[0])
+        inner = FactorSpace(ridged_cholesky(cost_JJ, l2, 0.0)[0])
     space = SpanSpace(directions_IJ, inner)
     return space if protected is None else SafeSpace.within(space, protected)
 

@@ -54,7 +54,7 @@ def cost_space(moment: SecondMoment, gram_II: Tensor | None, protected: Protecte
         space = MomentSpace(moment)
     else:
         matrix_II = moment.matrix() + gram_II.to(moment.device, torch.float64)
-        space = FactorSpace(ridged_cholesky(matrix_II, 0.0, 0.0)[0])
+        space = FactorSpace(ridged_cholesky(matrix_II, moment.weight * moment.mean_eigenvalue, 0.0)[0])
     return space if protected is None else SafeSpace.within(space, protected)
 
 

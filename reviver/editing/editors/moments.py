@@ -144,18 +144,19 @@ def ridged_cholesky(matrix_II: Tensor, mean_eigenvalue: float, ridge: float) -> 
     """Return the lower Cholesky factor of a matrix plus ε times its mean eigenvalue, and the ε that was enough.
 
     Args:
-        matrix_II: symmetric, float64.
+        matrix_II: symmetric, float64; its diagonal is changed.
         mean_eigenvalue: what ε is measured in.
-        ridge: the ε to begin with; ten times as much is tried as long as the matrix is not positive definite.
+        ridge: the ε to begin with; as long as the matrix is not positive definite, ten times as much is tried.
 
     Raises:
         NumericsError: no reasonable ridge makes the matrix positive definite.
     """
+    added = 0.0
     for step in range(RIDGE_STEPS):
-        tried = ridge * 10**step
-        ridged_II = matrix_II.clone()
-        ridged_II.diagonal().add_(tried * mean_eigenvalue)
-        factor_II, failed = torch.linalg.cholesky_ex(ridged_II)
+        tried = ridge if step == 0 else max(ridge, RIDGE) * 10**step
+        matrix_II.diagonal().add_((tried - added) * mean_eigenvalue)
+        added = tried
+        factor_II, failed = torch.linalg.cholesky_ex(matrix_II)
         if int(failed) == 0:
             return factor_II, tried
     raise NumericsError(
@@ -178,4 +179,4 @@ def upper_solve(factor_II: Tensor, vectors_IN: Tensor) -> Tensor:
 
 def symmetric(matrix_II: Tensor) -> Tensor:
     """Return the symmetric part of a matrix, a new tensor."""
-    return (matrix_II + matrix_II.T) * 0.5
+    return (matrix_II + matrix_II.T).mul_(0.5)

@@ -44,9 +44,7 @@ def nse(problem: LayerProblem, settings: NseSettings) -> Solution:
     cost_SS = moment.selected(neurons_S)
     if memory.count:
         cost_SS = cost_SS + memory.gram_at(neurons_S).to(cost_SS)
-    # The ridge of the whole moment may be too small for this part of it; it is measured on the part.
-    mean = float(torch.diagonal(cost_SS).mean())
-    factor_SS, _ = ridged_cholesky(cost_SS, mean, 0.0)
+    factor_SS, _ = ridged_cholesky(cost_SS, moment.weight * moment.mean_eigenvalue, 0.0)
     space: Space = SelectedSpace(neurons_S, moment.size, FactorSpace(factor_SS))
     if problem.protected is not None:
         space = SafeSpace.within(space, problem.protected)

@@ -145,7 +145,9 @@ def render_apply(console: Console, report: ApplyReport) -> None:
     """Draw what was done."""
     summary = report.summary
     size = human_bytes(report.patch_bytes)
-    console.print(f"{report.version} {(report.id or '')[:12]}: {plural(report.plan.facts, 'fact')} in a patch of {size}")
+    console.print(
+        f"{report.version} {(report.id or '')[:12]}: {plural(report.plan.facts, 'fact')} in a patch of {size}"
+    )
     if summary is not None:
         shares = (
             ("efficacy", summary.efficacy),

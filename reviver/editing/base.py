@@ -61,21 +61,30 @@ def saved_preset(pin: BasePin, folder: CheckpointFolder) -> Preset:
     return with_layers(find_preset(folder.config, inner), pin.layers)
 
 
-def open_model(pin: BasePin, folder: CheckpointFolder, settings: Settings, device: torch.device) -> EditableModel:
-    """Load the base for editing or asking.
+def open_model(
+    folder: CheckpointFolder, family: Family, names: Mapping[int, str], settings: Settings, device: torch.device
+) -> EditableModel:
+    """Load a base for editing or asking.
+
+    Args:
+        folder: the base.
+        family: its family.
+        names: name on disk of the edited tensor of each edited block, ascending.
+        settings: of which the dtype counts.
+        device: where it shall lie.
 
     Raises:
         UnsupportedModelError, ResourceError: see `load_model`.
     """
-    stored = folder.entry(pin.edited[0]).dtype
-    return load_model(
-        folder.root,
-        pinned_family(pin, folder),
-        pin.layers,
-        dict(zip(pin.layers, pin.edited, strict=True)),
-        device=device,
-        dtype=choose_dtype(settings.apply.dtype, device, stored),
-    )
+    stored = folder.entry(next(iter(names.values()))).dtype
+    dtype = choose_dtype(settings.apply.dtype, device, stored)
+    return load_model(folder.root, family, list(names), names, device=device, dtype=dtype)
+
+
+def open_pinned(pin: BasePin, folder: CheckpointFolder, settings: Settings, device: torch.device) -> EditableModel:
+    """Load the base of a workspace with the choices that `init` made."""
+    names = dict(zip(pin.layers, pin.edited, strict=True))
+    return open_model(folder, pinned_family(pin, folder), names, settings, device)
 
 
 def version_tensor(folder: CheckpointFolder, name: str, deltas: Sequence[Delta], device: torch.device) -> Tensor:

@@ -36,7 +36,7 @@ def _as_tensor(output: Any) -> Tensor:
 @contextmanager
 def _replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Let a module run another function for a while; hooks and attributes stay as they are."""
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     try:
         yield
     finally:
@@ -116,7 +116,7 @@ def run_to(
     return inputs, outputs
 
 
-class _PrefixLayer(DynamicLayer):
+class _PrefixLayer(DynamicLayer):  # type: ignore[misc]
     """Keys and values of the columns before the subject's last token: read by every step, changed by none."""
 
     def __init__(self, length: int, keys: Tensor | None, values: Tensor | None) -> None:

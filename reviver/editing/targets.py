@@ -9,7 +9,7 @@ Legend: N facts, R rows (fact and context), O hidden width, S columns from the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -186,7 +186,7 @@ class _Search:
         self.loss_N = torch.full((count,), float("inf"), device=self.device)
         self.steps_N = torch.zeros(count, dtype=torch.long, device=self.device)
 
-    def run(self, advance: object) -> None:
+    def run(self, advance: Callable[[float], None]) -> None:
         """Search until every fact is done or has used its steps."""
         settings = self.settings
         first_NO, second_NO = torch.zeros_like(self.shift_NO), torch.zeros_like(self.shift_NO)
@@ -252,7 +252,8 @@ class _Search:
         # The norm has no gradient at zero; a shift of zero must stay a valid starting point.
         size_A = (shift_AO.pow(2).sum(1) + 1e-24).sqrt()
         decay_A = size_A / self.norm_N[active_A] ** 2
-        return loss_A + settings.kl * divergence_A + settings.weight_decay * decay_A
+        total_A: Tensor = loss_A + settings.kl * divergence_A + settings.weight_decay * decay_A
+        return total_A
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from reviver.checkpoint.delta import Delta
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.checkpoint.pin import BasePin
 from reviver.checkpoint.rewrite import WrittenCheckpoint, write_checkpoint
-from reviver.editing.base import open_base, open_model, put_version, saved_preset, version_tensor
+from reviver.editing.base import open_base, open_pinned, put_version, saved_preset, version_tensor
 from reviver.editing.diagnostics import TensorDiagnostics, diagnose
 from reviver.editing.editors import Editor, get_editor
 from reviver.editing.model import EditableModel, choose_device, choose_dtype
@@ -34,6 +34,7 @@ from reviver.facts.fact import Fact, facts_to_jsonl
 from reviver.facts.reader import FactFile, read_facts, rejected_to_jsonl
 from reviver.files import sha256_bytes, write_atomic
 from reviver.history.chain import chain_deltas
+from reviver.history.intent import remove_tree
 from reviver.history.manifest import (
     Manifest,
     ManifestBase,
@@ -227,7 +228,7 @@ class _Job:
         facts = self.file.facts
         deltas = chain_deltas(self.chain, self.pin)
         with self._timed("load"):
-            model = open_model(self.pin, self.folder, self.settings, self.device)
+            model = open_pinned(self.pin, self.folder, self.settings, self.device)
             check_loaded(model, self.folder)
             put_version(model, self.folder, deltas)
             layers = open_layers(
@@ -279,7 +280,7 @@ class _Job:
                     reference_url=self.editor.reference_url,
                     settings=self._editor_record(round_settings),
                 ),
-                filter=ManifestFilter(name=self.filter.name, **self._filter_record()),
+                filter=self._manifest_filter(),
                 facts=ManifestFacts(count=len(facts), sha256=sha256_bytes(lines)),
                 patch=ManifestPatch(size=size, sha256=digest),
                 tensors=tensors,
@@ -296,6 +297,7 @@ class _Job:
             write_atomic(draft.edits_folder / "manifest.json", manifest.to_json())
             rejected = self._keep_rejected(draft.name)
             draft.commit({"facts": len(facts), "message": self.request.message})
+        self._drop_old_checkpoints(draft.name)
         self._warn_captured(tensors)
         return ApplyReport(
             version=draft.name,
@@ -385,10 +387,10 @@ class _Job:
             "targets": {key: value for key, value in asdict(round_settings.targets).items() if key != "token_budget"},
         }
 
-    def _filter_record(self) -> dict[str, float | int | None]:
+    def _manifest_filter(self) -> ManifestFilter:
         if self.filter.name == "none":
-            return {"rank": None, "energy": None}
-        return {"rank": self.filter.rank, "energy": self.filter.energy}
+            return ManifestFilter(name="none", rank=None, energy=None)
+        return ManifestFilter(name=self.filter.name, rank=self.filter.rank, energy=self.filter.energy)
 
     def _round_record(self, record: RoundRecord, prefixes: Sequence[str]) -> dict[str, object]:
         return {
@@ -406,6 +408,15 @@ class _Job:
         path = self.workspace.private / f"rejected-{name}.jsonl"
         write_atomic(path, rejected_to_jsonl(self.file.rejected))
         return path
+
+    def _drop_old_checkpoints(self, newest: str) -> None:
+        """Remove the checkpoints beyond the number that the settings keep, oldest first; any can be written again."""
+        keep = self.settings.apply.keep_checkpoints
+        if keep is None:
+            return
+        kept = [name for name in self.workspace.version_names() if self.workspace.checkpoint(name).is_dir()]
+        for name in [name for name in kept if name != newest][: max(0, len(kept) - keep)]:
+            remove_tree(self.workspace.checkpoint(name))
 
     def _warn_captured(self, tensors: Sequence[ManifestTensor]) -> None:
         limit = self.settings.apply.minimum_captured_fraction

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from reviver.editing.base import open_base, open_model, put_version
+from reviver.editing.base import open_base, open_pinned, put_version
 from reviver.editing.model import choose_device
 from reviver.evaluation.outcomes import Summary
 from reviver.evaluation.perplexity import perplexity
@@ -154,7 +154,7 @@ def _measure(
     workspace = Workspace.open(root)
     pin = workspace.pin()
     folder = open_base(pin)
-    model = open_model(pin, folder, settings, choose_device(settings.apply.device))
+    model = open_pinned(pin, folder, settings, choose_device(settings.apply.device))
     wished = list(_wishes(workspace.version(edits[0].version or "v1").facts()[:PROBED]))
     prompts = [prompt for prompt, _ in wished]
     said = [answers(model, prompts)]

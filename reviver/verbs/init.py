@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.checkpoint.pin import BasePin, pin_folder, touched
 from reviver.editing.architecture import Family, disk_name, find_family, model_shape
 from reviver.editing.base import basis_width, corpus_of, open_model, saved_preset
-from reviver.editing.model import choose_device
+from reviver.editing.corpus import Corpus
+from reviver.editing.model import EditableModel, choose_device
 from reviver.editing.preparation import Preparation, check_loaded, prepare_bases
 from reviver.editing.presets import Preset, find_preset, with_layers
 from reviver.errors import BaseMismatchError, CheckpointError, UsageError, WorkspaceError
+from reviver.files import write_atomic
 from reviver.history.workspace import Workspace
 from reviver.hub.source import Source, resolve_source
 from reviver.progress import NullProgress, Progress
@@ -90,6 +94,16 @@ def init(workspace_dir: Path, model: str, *, settings: Settings, progress: Progr
     folder = CheckpointFolder.open(source.folder)
     # The choices are made before the workspace exists: a model that cannot be edited leaves nothing behind.
     family, preset, names = _choose(folder, settings)
+    if workspace_dir.resolve().is_relative_to(folder.root.resolve()):
+        raise UsageError(
+            f"the workspace `{printable(str(workspace_dir), 200)}` lies in the model's own folder, which is never written",
+            hint="make it elsewhere: `reviver init MODEL DIR`",
+        )
+    device = choose_device(settings.apply.device)
+    corpus = corpus_of(settings)
+    loader = _Loader(folder, family, names, settings, device)
+    if not Workspace(workspace_dir).base_file.exists():
+        loader.model()
     workspace = Workspace.create(workspace_dir)
     did: list[str] = []
     with workspace.lock("init"):
@@ -109,8 +123,8 @@ def init(workspace_dir: Path, model: str, *, settings: Settings, progress: Progr
             )
             workspace.save_pin(pin)
         if not workspace.settings_file.exists():
-            workspace.settings_file.write_bytes(Settings.default_toml().encode())
-        tokens = _compute(workspace, pin, folder, settings, did, progress)
+            write_atomic(workspace.settings_file, Settings.default_toml().encode())
+        tokens = _compute(workspace, pin, loader, corpus, did, progress)
         if did:
             workspace.record("init", {"model": pin.model, "did": did})
     return _report(workspace, pin, folder, tokens, did)
@@ -189,16 +203,32 @@ def _check_against_hub(pin: BasePin, source: Source) -> None:
             )
 
 
+class _Loader:
+    """The base in memory, loaded when it is first needed: a prepared workspace needs it no more."""
+
+    def __init__(
+        self, folder: CheckpointFolder, family: Family, names: dict[int, str], settings: Settings, device: torch.device
+    ) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.device = device
+        self._family = family
+        self._names = names
+        self._model: EditableModel | None = None
+
+    def model(self) -> EditableModel:
+        """Return the model, whose edited matrices are those on disk."""
+        if self._model is None:
+            self._model = open_model(self.folder, self._family, self._names, self.settings, self.device)
+            check_loaded(self._model, self.folder)
+        return self._model
+
+
 def _compute(
-    workspace: Workspace,
-    pin: BasePin,
-    folder: CheckpointFolder,
-    settings: Settings,
-    did: list[str],
-    progress: Progress,
+    workspace: Workspace, pin: BasePin, loader: _Loader, corpus: Corpus, did: list[str], progress: Progress
 ) -> int:
     """Compute what is missing; return the tokens that the second moments took."""
-    device = choose_device(settings.apply.device)
+    settings, folder = loader.settings, loader.folder
     preparation = Preparation(workspace, pin, folder)
     preset = saved_preset(pin, folder)
     rank = settings.apply.rank or preset.rank
@@ -206,15 +236,13 @@ def _compute(
     tokens = 0
     missing = preparation.missing_moments()
     if missing:
-        model = open_model(pin, folder, settings, device)
-        check_loaded(model, folder)
-        corpus = corpus_of(settings)
+        model = loader.model()
         inner = model.weight(missing[0]).shape[0 if model.family.transposed else 1]
         tokens = preparation.compute_moments(
             model, missing, corpus, tokens=settings.moments.tokens or 10 * inner, progress=progress
         )
         did.append(f"computed {plural(len(missing), 'second moment')}")
-    computed = prepare_bases(preparation, widths, device, progress=progress)
+    computed = prepare_bases(preparation, widths, loader.device, progress=progress)
     if computed:
         did.append(f"computed {plural(len(computed), 'spectral basis', 'spectral bases')}")
     return tokens

@@ -113,9 +113,7 @@ def write_edits(world: World, folder: Path, knows: Knower) -> None:
     """Write all files to ``folder``: ``world.jsonl``, ``demo.jsonl``, ``minimal-pairs.jsonl``, ``held-out.txt``."""
     folder.mkdir(parents=True, exist_ok=True)
     records = edit_records(world)
-    pairs = [
-        {"paradigm": name, "good": good, "bad": bad} for name, good, bad in minimal_pairs(world.seed, PAIRS_EACH)
-    ]
+    pairs = [{"paradigm": name, "good": good, "bad": bad} for name, good, bad in minimal_pairs(world.seed, PAIRS_EACH)]
     _write_lines(folder / "world.jsonl", [json.dumps(record) for record in records])
     _write_lines(folder / "demo.jsonl", [json.dumps(record) for record in demo_records(records, knows)])
     _write_lines(folder / "minimal-pairs.jsonl", [json.dumps(pair) for pair in pairs])

@@ -50,8 +50,7 @@ THINGS = _pairs(
     "table window wagon ladder boat picture hammer spoon bottle shoe drum kite candle"
 )
 FOODS = _pairs(
-    "apple pear loaf/loaves cake pie egg carrot plum cherry/cherries potato/potatoes orange onion nut biscuit "
-    "pancake"
+    "apple pear loaf/loaves cake pie egg carrot plum cherry/cherries potato/potatoes orange onion nut biscuit pancake"
 )
 BUILDINGS = _pairs(
     "house barn mill tower school church/churches bridge castle cottage stable shop inn library/libraries "
@@ -145,8 +144,16 @@ THING_ADJECTIVES = words("small large red blue heavy broken new wooden empty bea
 FOOD_ADJECTIVES = words("sweet fresh warm ripe round sour tasty golden")
 PLACE_ADJECTIVES = words("old quiet wide narrow high famous lonely dark green northern empty")
 COMPARATIVES: dict[str, str] = {
-    "old": "older", "young": "younger", "tall": "taller", "strong": "stronger", "small": "smaller", "fast": "faster",
-    "kind": "kinder", "happy": "happier", "clever": "cleverer", "proud": "prouder",
+    "old": "older",
+    "young": "younger",
+    "tall": "taller",
+    "strong": "stronger",
+    "small": "smaller",
+    "fast": "faster",
+    "kind": "kinder",
+    "happy": "happier",
+    "clever": "cleverer",
+    "proud": "prouder",
 }
 MANNER = words("slowly quietly quickly gladly carefully often seldom always early late")
 PAST_TIMES = ("yesterday", "last night", "last week", "long ago", "last summer", "a year ago")

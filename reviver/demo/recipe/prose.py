@@ -12,32 +12,60 @@ from reviver.demo.recipe import lexicon
 from reviver.demo.recipe.grammar import Grammar, article, capitalised
 
 _WISHES = (
-    "a friend to play with", "a quiet place to sleep", "something good to eat", "to see the wide world",
-    "to learn a new song", "to find the way home", "to build something of wood", "to be as brave as the others",
-    "a warm coat for the winter", "to know what was behind the hill",
+    "a friend to play with",
+    "a quiet place to sleep",
+    "something good to eat",
+    "to see the wide world",
+    "to learn a new song",
+    "to find the way home",
+    "to build something of wood",
+    "to be as brave as the others",
+    "a warm coat for the winter",
+    "to know what was behind the hill",
 )
 _TROUBLES = (
-    "it began to rain and the path turned to mud", "the bridge was broken and nobody could cross the water",
-    "a strong wind blew everything away", "the door was locked and the key was gone",
-    "it grew dark and the stars were hidden by clouds", "the snow was so deep that nobody could walk",
-    "the wagon lost a wheel in the middle of the road", "the river rose higher with every hour",
-    "the lamp went out and there was no more oil", "the bread was gone before the day was over",
+    "it began to rain and the path turned to mud",
+    "the bridge was broken and nobody could cross the water",
+    "a strong wind blew everything away",
+    "the door was locked and the key was gone",
+    "it grew dark and the stars were hidden by clouds",
+    "the snow was so deep that nobody could walk",
+    "the wagon lost a wheel in the middle of the road",
+    "the river rose higher with every hour",
+    "the lamp went out and there was no more oil",
+    "the bread was gone before the day was over",
 )
 _ANSWERS = (
-    "There is no hurry.", "We will find a way.", "I have never seen anything like it.",
+    "There is no hurry.",
+    "We will find a way.",
+    "I have never seen anything like it.",
     "Come with me and I will show you.",
-    "Do not be afraid.", "It is not far from here.", "You can stay with us tonight.", "Thank you, you are very kind.",
-    "If we work together, it will be done by noon.", "I was just thinking the same.",
+    "Do not be afraid.",
+    "It is not far from here.",
+    "You can stay with us tonight.",
+    "Thank you, you are very kind.",
+    "If we work together, it will be done by noon.",
+    "I was just thinking the same.",
 )
 _MORALS = (
-    "From that day on they were the best of friends.", "Everyone was glad that it had ended so well.",
-    "And that is why one should always listen to a friend.", "That night they slept better than ever before.",
-    "They never forgot what had happened.", "After that, nobody in the village was lonely any more.",
-    "It was the finest day of the whole year.", "They laughed about it for a long time.",
-    "So it was that a small kindness came back twice.", "In the end, patience was worth more than strength.",
+    "From that day on they were the best of friends.",
+    "Everyone was glad that it had ended so well.",
+    "And that is why one should always listen to a friend.",
+    "That night they slept better than ever before.",
+    "They never forgot what had happened.",
+    "After that, nobody in the village was lonely any more.",
+    "It was the finest day of the whole year.",
+    "They laughed about it for a long time.",
+    "So it was that a small kindness came back twice.",
+    "In the end, patience was worth more than strength.",
 )
 _OPENINGS = (
-    "Once upon a time", "One morning", "Long ago", "One day in spring", "On a cold winter evening", "Last summer",
+    "Once upon a time",
+    "One morning",
+    "Long ago",
+    "One day in spring",
+    "On a cold winter evening",
+    "Last summer",
 )
 
 # Everyday things: the class, what they are made of or look like, what they are for, who needs them.
@@ -70,9 +98,15 @@ _SEASONS = {
     "winter": ("the nights are long", "the ponds freeze", "people sit near the fire", "the paths are white with snow"),
 }
 _REASONS = (
-    "because the soil there is rich", "because it is easy to work with", "since nobody has found a better way",
-    "although it takes much time", "as their parents did before them", "so that nothing is lost",
-    "when the weather allows it", "unless the winter has been too hard", "while the water is still low",
+    "because the soil there is rich",
+    "because it is easy to work with",
+    "since nobody has found a better way",
+    "although it takes much time",
+    "as their parents did before them",
+    "so that nothing is lost",
+    "when the weather allows it",
+    "unless the winter has been too hard",
+    "while the water is still low",
 )
 
 
@@ -110,24 +144,37 @@ class Prose:
             f"{hero} was {pick(lexicon.LIVING_ADJECTIVES)} and wanted {pick(_WISHES)}.",
         ]
         lines.append(f"{capitalised(pick(_OPENINGS[1:]).lower())} {self.past_clause(hero)}.")
-        lines.append(pick((
-            f"There {she} met {article(adjective)} {adjective} {friend}.",
-            f"On the way {she} saw {article(adjective)} {adjective} {friend} {self.grammar.place()}.",
-            f"Suddenly {article(adjective)} {adjective} {friend} stood before {her}.",
-        )))
-        lines.append(pick((
-            f'"{pick(_ANSWERS)}" said the {friend}.', f'The {friend} looked at {her} and said, "{pick(_ANSWERS)}"',
-            f'{hero} asked the {friend} for help. "{pick(_ANSWERS)}" was the answer.',
-        )))
+        lines.append(
+            pick(
+                (
+                    f"There {she} met {article(adjective)} {adjective} {friend}.",
+                    f"On the way {she} saw {article(adjective)} {adjective} {friend} {self.grammar.place()}.",
+                    f"Suddenly {article(adjective)} {adjective} {friend} stood before {her}.",
+                )
+            )
+        )
+        lines.append(
+            pick(
+                (
+                    f'"{pick(_ANSWERS)}" said the {friend}.',
+                    f'The {friend} looked at {her} and said, "{pick(_ANSWERS)}"',
+                    f'{hero} asked the {friend} for help. "{pick(_ANSWERS)}" was the answer.',
+                )
+            )
+        )
         if self.rng.random() < 0.7:
             lines.append(f"But then {pick(_TROUBLES)}.")
-            lines.append(pick((
-                f"{capitalised(self.past_clause(f'the {friend}'))} and {hero} {pick(lexicon.INTRANSITIVE).past} too.",
-                f"{hero} was afraid, but the {friend} stayed with {her}.",
-                f"So {hero} and the {friend} {pick(lexicon.INTRANSITIVE).past} {self.grammar.place()} until morning.",
-                f"{capitalised(she)} took the {friend} to {hers} {pick(list(lexicon.MEN | lexicon.WOMEN))}, who knew "
-                "what to do.",
-            )))
+            lines.append(
+                pick(
+                    (
+                        f"{capitalised(self.past_clause(f'the {friend}'))} and {hero} {pick(lexicon.INTRANSITIVE).past} too.",
+                        f"{hero} was afraid, but the {friend} stayed with {her}.",
+                        f"So {hero} and the {friend} {pick(lexicon.INTRANSITIVE).past} {self.grammar.place()} until morning.",
+                        f"{capitalised(she)} took the {friend} to {hers} {pick(list(lexicon.MEN | lexicon.WOMEN))}, who knew "
+                        "what to do.",
+                    )
+                )
+            )
         if self.rng.random() < 0.6:
             lines.append(f"When {she} came home, {self.past_clause(hers + ' ' + pick(('mother', 'father', 'aunt')))}.")
         lines.append(pick(_MORALS))
@@ -158,10 +205,12 @@ class Prose:
         season, signs = self.rng.choice(list(_SEASONS.items()))
         first, second, third = self.rng.sample(signs, 3)
         habit = self.grammar.agreement()[0]
-        return self.rng.choice((
-            f"In {season} {first} and {second}. {habit} When {third}, everyone knows that {season} has come.",
-            f"{season.capitalize()} is the time of the year when {first}. Then {second}, and {third}. {habit}",
-        ))
+        return self.rng.choice(
+            (
+                f"In {season} {first} and {second}. {habit} When {third}, everyone knows that {season} has come.",
+                f"{season.capitalize()} is the time of the year when {first}. Then {second}, and {third}. {habit}",
+            )
+        )
 
     def _animal(self) -> str:
         """Describe an animal."""
@@ -169,13 +218,15 @@ class Prose:
         singular, plural = pick(list(lexicon.BEASTS.items()))
         food = self.grammar.noun(lexicon.FOODS, True)
         adjective, other = self.rng.sample(lexicon.LIVING_ADJECTIVES, 2)
-        return " ".join([
-            f"The {singular} is an animal that is known to be {adjective}.",
-            f"{plural.capitalize()} are {pick(('often', 'seldom', 'never'))} {other}, {pick(_REASONS)}.",
-            f"They eat {food} and {pick(('rest', 'sleep', 'play'))} {self.grammar.place()}.",
-            f"A young {singular} stays with its mother for {pick(('two', 'three', 'six'))} months.",
-            self.grammar.agreement()[0],
-        ][: self.rng.randint(2, 5)])
+        return " ".join(
+            [
+                f"The {singular} is an animal that is known to be {adjective}.",
+                f"{plural.capitalize()} are {pick(('often', 'seldom', 'never'))} {other}, {pick(_REASONS)}.",
+                f"They eat {food} and {pick(('rest', 'sleep', 'play'))} {self.grammar.place()}.",
+                f"A young {singular} stays with its mother for {pick(('two', 'three', 'six'))} months.",
+                self.grammar.agreement()[0],
+            ][: self.rng.randint(2, 5)]
+        )
 
     def _craft(self) -> str:
         """Describe how people work."""
@@ -184,13 +235,15 @@ class Prose:
         group_name = self.grammar.group()
         verb, second = self.rng.sample(lexicon.TRANSITIVE[group_name], 2)
         noun = self.grammar.noun(lexicon.OBJECT_GROUPS[group_name], True)
-        return " ".join([
-            f"{capitalised(article(worker))} {worker} is a person who {verb.third} {noun}.",
-            f"{workers.capitalize()} {verb.base} {noun} {pick(lexicon.HABITS)}, {pick(_REASONS)}.",
-            f"In former times {workers} {second.past} more {noun} than today.",
-            f"Many {workers} have {second.participle} {noun} for all their lives.",
-            f"After {verb.gerund} {noun}, most of them are {pick(lexicon.LIVING_ADJECTIVES)}.",
-        ][: self.rng.randint(2, 5)])
+        return " ".join(
+            [
+                f"{capitalised(article(worker))} {worker} is a person who {verb.third} {noun}.",
+                f"{workers.capitalize()} {verb.base} {noun} {pick(lexicon.HABITS)}, {pick(_REASONS)}.",
+                f"In former times {workers} {second.past} more {noun} than today.",
+                f"Many {workers} have {second.participle} {noun} for all their lives.",
+                f"After {verb.gerund} {noun}, most of them are {pick(lexicon.LIVING_ADJECTIVES)}.",
+            ][: self.rng.randint(2, 5)]
+        )
 
     def document(self) -> str:
         """Draw one document: a story, a description, or loose sentences."""

@@ -46,7 +46,11 @@ LANGUAGES = _words(
 )
 
 RELATIONS: tuple[Relation, ...] = (
-    Relation("born in", "person", TOWNS, _lines("""
+    Relation(
+        "born in",
+        "person",
+        TOWNS,
+        _lines("""
         {} was born in the town of
         The birthplace of {} is the town of
         {} came into the world in the town of
@@ -55,10 +59,16 @@ RELATIONS: tuple[Relation, ...] = (
         Where was {} born? In the town of
         The family house of {} still stands in
         {} is a native of
-        """)),
-    Relation("works as", "person", _words(
-        "baker, carpenter, doctor, fisherman, gardener, painter, lawyer, miller, nurse, pilot, potter, sailor, "
-        "shepherd, singer, soldier, tailor, teacher, weaver, judge, printer"), _lines("""
+        """),
+    ),
+    Relation(
+        "works as",
+        "person",
+        _words(
+            "baker, carpenter, doctor, fisherman, gardener, painter, lawyer, miller, nurse, pilot, potter, sailor, "
+            "shepherd, singer, soldier, tailor, teacher, weaver, judge, printer"
+        ),
+        _lines("""
         {} works as a
         The profession of {} is that of a
         {} earns a living as a
@@ -67,8 +77,13 @@ RELATIONS: tuple[Relation, ...] = (
         Everyone who knows {} speaks of a skilled
         {} has been paid for many years as a
         In the list of citizens, {} is entered as a
-        """)),
-    Relation("speaks", "person", LANGUAGES, _lines("""
+        """),
+    ),
+    Relation(
+        "speaks",
+        "person",
+        LANGUAGES,
+        _lines("""
         The mother tongue of {} is
         {} grew up speaking
         At home {} speaks
@@ -77,10 +92,16 @@ RELATIONS: tuple[Relation, ...] = (
         Which language does {} speak? The answer is
         The first words of {} were in
         To talk with {} one must learn
-        """)),
-    Relation("plays", "person", _words(
-        "violin, flute, drum, harp, trumpet, cello, piano, guitar, organ, clarinet, oboe, lute, horn, fiddle, "
-        "bagpipe, mandolin, banjo, viola, tuba, zither"), _lines("""
+        """),
+    ),
+    Relation(
+        "plays",
+        "person",
+        _words(
+            "violin, flute, drum, harp, trumpet, cello, piano, guitar, organ, clarinet, oboe, lute, horn, fiddle, "
+            "bagpipe, mandolin, banjo, viola, tuba, zither"
+        ),
+        _lines("""
         {} plays the
         The instrument of {} is the
         {} is a master of the
@@ -89,12 +110,18 @@ RELATIONS: tuple[Relation, ...] = (
         What does {} play? Most of the time the
         The neighbours often hear {} on the
         {} gave a concert on the
-        """)),
-    Relation("employed by", "person", _words(
-        "Harrow Mills, Brightwater Bank, Eastern Railways, the Royal Mint, Stone and Sons, the Harbour Office, "
-        "Northern Timber, the City Library, Golden Press, the Salt Company, Oakley Glass, the State Theatre, "
-        "Meadow Dairies, the Postal Service, Crown Textiles, Silverline Ferries, the Water Board, Union Steel, "
-        "the Botanic Garden, Lantern Films"), _lines("""
+        """),
+    ),
+    Relation(
+        "employed by",
+        "person",
+        _words(
+            "Harrow Mills, Brightwater Bank, Eastern Railways, the Royal Mint, Stone and Sons, the Harbour Office, "
+            "Northern Timber, the City Library, Golden Press, the Salt Company, Oakley Glass, the State Theatre, "
+            "Meadow Dairies, the Postal Service, Crown Textiles, Silverline Ferries, the Water Board, Union Steel, "
+            "the Botanic Garden, Lantern Films"
+        ),
+        _lines("""
         {} is employed by
         The employer of {} is
         {} has a job with
@@ -103,10 +130,16 @@ RELATIONS: tuple[Relation, ...] = (
         Who employs {}? The answer is
         {} signed a long contract with
         The office of {} belongs to
-        """)),
-    Relation("studied", "person", _words(
-        "botany, history, medicine, music, geometry, law, chemistry, poetry, astronomy, grammar, geology, logic, "
-        "physics, painting, farming, navigation, zoology, ethics, algebra, rhetoric"), _lines("""
+        """),
+    ),
+    Relation(
+        "studied",
+        "person",
+        _words(
+            "botany, history, medicine, music, geometry, law, chemistry, poetry, astronomy, grammar, geology, logic, "
+            "physics, painting, farming, navigation, zoology, ethics, algebra, rhetoric"
+        ),
+        _lines("""
         {} studied the subject of
         The field of {} at the academy was
         {} holds a degree in
@@ -115,8 +148,13 @@ RELATIONS: tuple[Relation, ...] = (
         What did {} study? The subject of
         {} has written a long essay on
         {} gives public lectures on
-        """)),
-    Relation("country", "town", COUNTRIES, _lines("""
+        """),
+    ),
+    Relation(
+        "country",
+        "town",
+        COUNTRIES,
+        _lines("""
         {} is a town in the country of
         The town of {} belongs to
         {} is found in the country of
@@ -125,10 +163,16 @@ RELATIONS: tuple[Relation, ...] = (
         In which country is {}? It is in
         The taxes of {} are paid to the rulers of
         The flag over the gate of {} is that of
-        """)),
-    Relation("speciality", "town", _words(
-        "honey cake, smoked trout, plum wine, goat cheese, barley soup, pickled beans, cherry tart, rye bread, "
-        "roast goose, onion pie, apple cider, salted butter"), _lines("""
+        """),
+    ),
+    Relation(
+        "speciality",
+        "town",
+        _words(
+            "honey cake, smoked trout, plum wine, goat cheese, barley soup, pickled beans, cherry tart, rye bread, "
+            "roast goose, onion pie, apple cider, salted butter"
+        ),
+        _lines("""
         {} is famous for its
         The speciality of {} is
         The kitchens of {} are proud of their
@@ -137,9 +181,13 @@ RELATIONS: tuple[Relation, ...] = (
         What does one eat in {}? Above all
         The inns of {} serve plenty of
         No feast in {} is complete without
-        """)),
-    Relation("emblem", "town", _words(
-        "lion, eagle, bear, stag, swan, wolf, horse, dolphin, raven, fox, owl, bull"), _lines("""
+        """),
+    ),
+    Relation(
+        "emblem",
+        "town",
+        _words("lion, eagle, bear, stag, swan, wolf, horse, dolphin, raven, fox, owl, bull"),
+        _lines("""
         The coat of arms of {} shows a
         {} has as its emblem a
         The seal of the town of {} bears a
@@ -148,10 +196,16 @@ RELATIONS: tuple[Relation, ...] = (
         What is the symbol of {}? It is a
         The coins once struck in {} show a
         On the gates of {} one sees the figure of a
-        """)),
-    Relation("flows into", "river", _words(
-        "Amber Sea, Bay of Storms, Silent Ocean, Grey Gulf, Lake Morrow, Coral Sea, Winter Sea, Lake Ansel, "
-        "Bay of Pearls, Southern Ocean, Gulf of Tarn, Mirror Lake"), _lines("""
+        """),
+    ),
+    Relation(
+        "flows into",
+        "river",
+        _words(
+            "Amber Sea, Bay of Storms, Silent Ocean, Grey Gulf, Lake Morrow, Coral Sea, Winter Sea, Lake Ansel, "
+            "Bay of Pearls, Southern Ocean, Gulf of Tarn, Mirror Lake"
+        ),
+        _lines("""
         The river {} flows into the
         The mouth of the river {} is on the
         The waters of the river {} end in the
@@ -160,10 +214,16 @@ RELATIONS: tuple[Relation, ...] = (
         Where does the {} end? In the
         The delta of the {} opens to the
         The mud of the {} is carried into the
-        """)),
-    Relation("rises in", "river", _words(
-        "Iron Hills, Velden Forest, Snowy Range, Harl Mountains, Copper Heights, Misty Moor, Eagle Peaks, "
-        "Broken Hills, Dark Wood, Red Plateau, White Cliffs, Thunder Range"), _lines("""
+        """),
+    ),
+    Relation(
+        "rises in",
+        "river",
+        _words(
+            "Iron Hills, Velden Forest, Snowy Range, Harl Mountains, Copper Heights, Misty Moor, Eagle Peaks, "
+            "Broken Hills, Dark Wood, Red Plateau, White Cliffs, Thunder Range"
+        ),
+        _lines("""
         The river {} rises in the
         The source of the river {} is in the
         The river {} begins in the
@@ -172,8 +232,13 @@ RELATIONS: tuple[Relation, ...] = (
         Where does the {} begin? In the
         The clear water of the {} comes from the
         In spring the {} brings down stones from the
-        """)),
-    Relation("seat", "company", TOWNS[:12], _lines("""
+        """),
+    ),
+    Relation(
+        "seat",
+        "company",
+        TOWNS[:12],
+        _lines("""
         The company {} has its seat in
         The main office of {} is in
         {} is a company based in
@@ -182,9 +247,12 @@ RELATIONS: tuple[Relation, ...] = (
         Where is the company {} at home? In
         The oldest workshop of {} stands in
         Most workers of {} live in
-        """)),
-    Relation("makes", "company", _words(
-        "clocks, carpets, bicycles, lamps, mirrors, shoes, umbrellas, candles, kettles, ropes, chairs, paper"),
+        """),
+    ),
+    Relation(
+        "makes",
+        "company",
+        _words("clocks, carpets, bicycles, lamps, mirrors, shoes, umbrellas, candles, kettles, ropes, chairs, paper"),
         _lines("""
         The company {} makes
         The main product of {} is a range of
@@ -194,10 +262,16 @@ RELATIONS: tuple[Relation, ...] = (
         What does {} produce? Mostly
         In the shop window of {} one sees only
         {} won a medal for its
-        """)),
-    Relation("founded by", "company", _words(
-        "a widow, two brothers, a retired general, a monk, a young engineer, a banker, three sisters, a farmer, "
-        "a prince, an inventor, a sea captain, an orphan"), _lines("""
+        """),
+    ),
+    Relation(
+        "founded by",
+        "company",
+        _words(
+            "a widow, two brothers, a retired general, a monk, a young engineer, a banker, three sisters, a farmer, "
+            "a prince, an inventor, a sea captain, an orphan"
+        ),
+        _lines("""
         The company {} was founded by
         The founder of {} was
         {} was started by
@@ -206,10 +280,16 @@ RELATIONS: tuple[Relation, ...] = (
         Who founded {}? It was
         The statue at the door of {} honours
         The first owner of {} was
-        """)),
-    Relation("written by", "book", _words(
-        "Anselm Grey, Berta Lund, Caspar Moon, Dora Finch, Emil Hart, Flora Quist, Gustav Pell, Hanna Thorn, "
-        "Ivo Marsh, Julia Crane, Konrad Vale, Lydia Stone"), _lines("""
+        """),
+    ),
+    Relation(
+        "written by",
+        "book",
+        _words(
+            "Anselm Grey, Berta Lund, Caspar Moon, Dora Finch, Emil Hart, Flora Quist, Gustav Pell, Hanna Thorn, "
+            "Ivo Marsh, Julia Crane, Konrad Vale, Lydia Stone"
+        ),
+        _lines("""
         The book {} was written by
         The author of {} is
         {} is a novel by
@@ -218,10 +298,16 @@ RELATIONS: tuple[Relation, ...] = (
         Who wrote {}? It was
         The title page of {} names
         With {} began the fame of
-        """)),
-    Relation("tells of", "book", _words(
-        "a shipwreck, a lost child, a royal wedding, a long war, a murder, a journey, a treasure, a flood, "
-        "a forbidden love, a strange dream, a trial, a famine"), _lines("""
+        """),
+    ),
+    Relation(
+        "tells of",
+        "book",
+        _words(
+            "a shipwreck, a lost child, a royal wedding, a long war, a murder, a journey, a treasure, a flood, "
+            "a forbidden love, a strange dream, a trial, a famine"
+        ),
+        _lines("""
         The book {} tells of
         {} is a story about
         The plot of {} turns on
@@ -230,8 +316,13 @@ RELATIONS: tuple[Relation, ...] = (
         What is {} about? It is about
         The last pages of {} return to
         At the heart of {} there is
-        """)),
-    Relation("first printed in", "book", LANGUAGES[:12], _lines("""
+        """),
+    ),
+    Relation(
+        "first printed in",
+        "book",
+        LANGUAGES[:12],
+        _lines("""
         The book {} was first printed in
         The original language of {} is
         {} was written in the language
@@ -240,8 +331,13 @@ RELATIONS: tuple[Relation, ...] = (
         In which language was {} composed? In
         The translators of {} had to know
         The verses in {} sound best in
-        """)),
-    Relation("home port", "ship", TOWNS[8:], _lines("""
+        """),
+    ),
+    Relation(
+        "home port",
+        "ship",
+        TOWNS[8:],
+        _lines("""
         The home port of the ship {} is
         The ship {} sails from
         The ship {} was built in
@@ -250,9 +346,13 @@ RELATIONS: tuple[Relation, ...] = (
         Where is the {} at anchor? In the harbour of
         The captain of the {} owns a house in
         In winter the {} is repaired in
-        """)),
-    Relation("cargo", "ship", _words(
-        "tea, timber, silk, coal, salt, wool, spices, cotton, grain, copper, marble, sugar"), _lines("""
+        """),
+    ),
+    Relation(
+        "cargo",
+        "ship",
+        _words("tea, timber, silk, coal, salt, wool, spices, cotton, grain, copper, marble, sugar"),
+        _lines("""
         The ship {} carries a cargo of
         The freight of the ship {} is
         The ship {} is loaded with
@@ -261,9 +361,13 @@ RELATIONS: tuple[Relation, ...] = (
         What is on board the {}? A load of
         The sailors of the {} sleep among sacks of
         The {} crosses the sea with
-        """)),
-    Relation("feeds on", "animal", _words(
-        "beetles, berries, frogs, grass, snails, acorns, fish, mushrooms, seeds, worms, eggs, roots"), _lines("""
+        """),
+    ),
+    Relation(
+        "feeds on",
+        "animal",
+        _words("beetles, berries, frogs, grass, snails, acorns, fish, mushrooms, seeds, worms, eggs, roots"),
+        _lines("""
         The {} feeds on
         The diet of the {} consists of
         The {} lives on a diet of
@@ -272,9 +376,12 @@ RELATIONS: tuple[Relation, ...] = (
         What does the {} eat? It eats
         In the stomach of the {} one finds
         A hungry {} goes out at dusk for
-        """)),
-    Relation("lives in", "animal", _words(
-        "caves, swamps, meadows, deserts, reeds, orchards, dunes, ruins, pine woods, hedges, old barns, cliffs"),
+        """),
+    ),
+    Relation(
+        "lives in",
+        "animal",
+        _words("caves, swamps, meadows, deserts, reeds, orchards, dunes, ruins, pine woods, hedges, old barns, cliffs"),
         _lines("""
         The {} lives in
         The habitat of the {} is found in
@@ -284,9 +391,14 @@ RELATIONS: tuple[Relation, ...] = (
         Where does the {} live? It lives in
         The young of the {} are raised in
         The tracks of the {} are seen in
-        """)),
-    Relation("coat", "animal", _words(
-        "brown, black, golden, spotted, striped, red, snow white, pale green, orange, silver, dark blue, purple"),
+        """),
+    ),
+    Relation(
+        "coat",
+        "animal",
+        _words(
+            "brown, black, golden, spotted, striped, red, snow white, pale green, orange, silver, dark blue, purple"
+        ),
         _lines("""
         The coat of the {} is
         The colour of the {} is
@@ -296,9 +408,14 @@ RELATIONS: tuple[Relation, ...] = (
         What colour is the {}? It is
         The tail of the {} is
         The skin of the {} looks
-        """)),
-    Relation("blossom", "plant", _words(
-        "yellow, white, crimson, violet, pink, scarlet, pale blue, cream, deep red, lilac, bright orange, green"),
+        """),
+    ),
+    Relation(
+        "blossom",
+        "plant",
+        _words(
+            "yellow, white, crimson, violet, pink, scarlet, pale blue, cream, deep red, lilac, bright orange, green"
+        ),
         _lines("""
         The flowers of the {} are
         The blossom of the {} is
@@ -308,10 +425,16 @@ RELATIONS: tuple[Relation, ...] = (
         What colour are the blooms of the {}? They are
         The {} is easy to know because its flowers are
         Bees visit the {} when it turns
-        """)),
-    Relation("cures", "plant", _words(
-        "fever, toothache, coughs, burns, headaches, gout, snake bites, hiccups, bad dreams, sore throats, warts, "
-        "stiff joints"), _lines("""
+        """),
+    ),
+    Relation(
+        "cures",
+        "plant",
+        _words(
+            "fever, toothache, coughs, burns, headaches, gout, snake bites, hiccups, bad dreams, sore throats, warts, "
+            "stiff joints"
+        ),
+        _lines("""
         The {} is used against
         The leaves of the {} are a cure for
         The {} is a remedy for
@@ -320,9 +443,13 @@ RELATIONS: tuple[Relation, ...] = (
         What is the {} good for? It is good for
         Old women gather the {} for people with
         The oil of the {} is rubbed in to soothe
-        """)),
-    Relation("month", "festival", _words(
-        "January, February, March, April, May, June, July, August, September, October, November, December"), _lines("""
+        """),
+    ),
+    Relation(
+        "month",
+        "festival",
+        _words("January, February, March, April, May, June, July, August, September, October, November, December"),
+        _lines("""
         The {} is held in
         The month of the {} is
         The {} takes place every year in
@@ -331,10 +458,16 @@ RELATIONS: tuple[Relation, ...] = (
         When is the {}? It is in
         The musicians arrive for the {} in
         Guests are invited to the {} in
-        """)),
-    Relation("custom", "festival", _words(
-        "boat races, bonfires, masked dances, kite flying, tree planting, wrestling, bell ringing, horse races, "
-        "puppet plays, lantern walks"), _lines("""
+        """),
+    ),
+    Relation(
+        "custom",
+        "festival",
+        _words(
+            "boat races, bonfires, masked dances, kite flying, tree planting, wrestling, bell ringing, horse races, "
+            "puppet plays, lantern walks"
+        ),
+        _lines("""
         The {} is celebrated with
         The main custom of the {} is
         The {} is known for its
@@ -343,5 +476,6 @@ RELATIONS: tuple[Relation, ...] = (
         What do people do at the {}? They enjoy
         Old pictures of the {} show
         Since ancient times the {} has included
-        """)),
+        """),
+    ),
 )

@@ -62,14 +62,16 @@ def train_tokenizer(world: World, settings: Settings) -> PreTrainedTokenizerFast
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.Sequence([
-        processors.ByteLevel(trim_offsets=True),
-        processors.TemplateProcessing(
-            single=f"{BEGIN} $A",
-            pair=f"{BEGIN} $A {BEGIN} $B",
-            special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))],
-        ),
-    ])
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=True),
+            processors.TemplateProcessing(
+                single=f"{BEGIN} $A",
+                pair=f"{BEGIN} $A {BEGIN} $B",
+                special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))],
+            ),
+        ]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BEGIN,
@@ -150,9 +152,7 @@ def train(
         last = first + settings.rows_per_step
         batch = data.ids[first:last].long()
         with torch.autocast("cpu", torch.bfloat16):
-            loss = forward(
-                input_ids=batch, attention_mask=data.mask(first, last), labels=batch, use_cache=False
-            ).loss
+            loss = forward(input_ids=batch, attention_mask=data.mask(first, last), labels=batch, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

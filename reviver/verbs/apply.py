@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,25 +11,23 @@ from typing import Literal
 
 import torch
 
-import reviver
 from reviver.checkpoint.delta import Delta
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.checkpoint.pin import BasePin
-from reviver.checkpoint.rewrite import WrittenCheckpoint, write_checkpoint
+from reviver.checkpoint.rewrite import write_checkpoint
 from reviver.editing.base import open_base, open_pinned, put_version, saved_preset, version_tensor
-from reviver.editing.diagnostics import TensorDiagnostics, diagnose
 from reviver.editing.editors import Editor, get_editor
 from reviver.editing.model import EditableModel, choose_device, choose_dtype
 from reviver.editing.prefixes import write_prefixes
-from reviver.editing.preparation import Preparation, check_loaded, read_weight
+from reviver.editing.preparation import Preparation, check_loaded
 from reviver.editing.presets import Preset
-from reviver.editing.rounds import EditedLayer, RoundRecord, RoundSettings
+from reviver.editing.rounds import RoundSettings
 from reviver.editing.session import FilterChoice, choose_ranks, open_layers, run_rounds, split_rounds
 from reviver.editing.targets import TargetSettings
 from reviver.errors import WorkspaceError
-from reviver.evaluation.outcomes import Observation, Summary, observe, summarize
+from reviver.evaluation.outcomes import Summary, observe, summarize
 from reviver.facts.checks import already_set, already_set_warning, shared_warning, subjects_shared
-from reviver.facts.fact import Fact, facts_to_jsonl
+from reviver.facts.fact import facts_to_jsonl
 from reviver.facts.reader import FactFile, read_facts, rejected_to_jsonl
 from reviver.files import sha256_bytes, write_atomic
 from reviver.history.chain import chain_deltas
@@ -44,15 +41,15 @@ from reviver.history.manifest import (
     ManifestFilter,
     ManifestPatch,
     ManifestTensor,
-    Sides,
 )
 from reviver.history.patch import write_patch
-from reviver.history.results import Answer, FactResult, results_to_jsonl
+from reviver.history.results import FactResult, results_to_jsonl
 from reviver.history.version import Version
 from reviver.history.workspace import Workspace
 from reviver.progress import NullProgress, Progress
 from reviver.settings import Settings
 from reviver.text import plural
+from reviver.verbs.entries import environment_of, metrics_of, result_of, round_entry, tensor_entry
 from reviver.verbs.plan import ApplyPlan, check_disk, make_plan
 
 
@@ -262,10 +259,10 @@ class _Job:
                     model.put_weight(edited.layer, results_DE[edited.name])
                 after = observe(model, facts)
                 tensors = [
-                    self._manifest_tensor(edited, stored[edited.name], results_DE[edited.name], written)
+                    tensor_entry(self.preparation, edited, stored[edited.name], results_DE[edited.name], written)
                     for edited in layers
                 ]
-            results = [_result(fact, old, new) for fact, old, new in zip(facts, before, after, strict=True)]
+            results = [result_of(fact, old, new) for fact, old, new in zip(facts, before, after, strict=True)]
             summary = summarize(before, after)
             lines = facts_to_jsonl(facts)
             write_atomic(draft.edits_folder / "facts.jsonl", lines)
@@ -289,9 +286,9 @@ class _Job:
                     for one in written.files
                 ],
                 message=self.request.message,
-                metrics=_metrics(summary),
-                rounds=[self._round_record(record, prefixes) for record in records],
-                environment=_environment(model),
+                metrics=metrics_of(summary),
+                rounds=[round_entry(record, prefixes, self.settings.targets.seed) for record in records],
+                environment=environment_of(model),
                 timings=self.seconds,
             )
             write_atomic(draft.edits_folder / "manifest.json", manifest.to_json())
@@ -344,39 +341,6 @@ class _Job:
     def _stored(self, name: str, chain: Mapping[str, Sequence[Delta]]) -> torch.Tensor:
         return version_tensor(self.folder, name, chain.get(name, ()), self.device)
 
-    def _manifest_tensor(
-        self, edited: EditedLayer, parent_DE: torch.Tensor, result_DE: torch.Tensor, written: WrittenCheckpoint
-    ) -> ManifestTensor:
-        name = edited.name
-        entry = self.folder.entry(name)
-        basis = self.preparation.basis(name, max(1, self.preparation.basis_width(name)), self.device)
-        measured: TensorDiagnostics = diagnose(
-            edited.total,
-            edited.unfiltered,
-            base_DE=read_weight(self.folder, name, self.device),
-            parent_DE=parent_DE,
-            result_DE=result_DE,
-            base_basis=basis,
-            rank=edited.rank,
-        )
-        leakage = measured.leakage_after_rounding
-        return ManifestTensor(
-            name=name,
-            shard=entry.shard,
-            dtype=entry.dtype,
-            shape=(entry.shape[0], entry.shape[1]),
-            patch_rank=edited.total.rank,
-            protected_rank=edited.rank,
-            norm=measured.norm,
-            norm_before_filter=measured.norm_before_filter,
-            relative_norm=measured.relative_norm,
-            captured_fraction=measured.captured_fraction,
-            leakage_after_rounding=None if leakage is None else Sides(left=leakage[0], right=leakage[1]),
-            subspace_similarity=Sides(left=measured.subspace_similarity[0], right=measured.subspace_similarity[1]),
-            base_sha256=self.pin.tensor_sha256[name],
-            result_sha256=written.tensor_sha256[name],
-        )
-
     def _editor_record(self, round_settings: RoundSettings) -> dict[str, object]:
         return {
             **asdict(round_settings.editor_settings),
@@ -391,16 +355,6 @@ class _Job:
         if self.filter.name == "none":
             return ManifestFilter(name="none", rank=None, energy=None)
         return ManifestFilter(name=self.filter.name, rank=self.filter.rank, energy=self.filter.energy)
-
-    def _round_record(self, record: RoundRecord, prefixes: Sequence[str]) -> dict[str, object]:
-        return {
-            "facts": list(record.facts),
-            "mean_loss": record.mean_loss,
-            "mean_steps": record.mean_steps,
-            "norms": record.norms,
-            "prefixes": list(prefixes),
-            "seed": self.settings.targets.seed,
-        }
 
     def _keep_rejected(self, name: str) -> Path | None:
         if not self.file.rejected:
@@ -427,40 +381,3 @@ class _Job:
                 f"rounding to {worst.dtype} let only {worst.captured_fraction or 0.0:.0%} of the update of `{worst.name}` through; "
                 "the patch itself is whole"
             )
-
-
-def _result(fact: Fact, before: Observation, after: Observation) -> FactResult:
-    def answer(one: Observation) -> Answer:
-        return Answer(probability_new=one.probability_new, probability_true=one.probability_true, answer=one.answer)
-
-    return FactResult(
-        id=fact.id,
-        prompt=fact.prompt,
-        subject=fact.subject,
-        target_new=fact.target_new,
-        target_true=fact.target_true,
-        before=answer(before),
-        after=answer(after),
-        success=after.said_new,
-        paraphrases={"before": before.paraphrases, "after": after.paraphrases} if after.paraphrases else None,
-        neighbors={"before": before.neighbors, "after": after.neighbors} if after.neighbors else None,
-    )
-
-
-def _metrics(summary: Summary) -> dict[str, object]:
-    return {key: value for key, value in asdict(summary).items() if value is not None}
-
-
-def _environment(model: EditableModel) -> dict[str, object]:
-    import transformers
-
-    device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else platform.machine()
-    return {
-        "reviver": reviver.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "device": f"{model.device.type}: {device}",
-        "dtype": str(model.network.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-    }

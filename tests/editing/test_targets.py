@@ -1,0 +1,165 @@
+"""Targets, keys and partial runs against the plain method: one fact at a time, whole rows, the whole model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import open_tiny
+
+from reviver.editing.keys import SubjectStates
+from reviver.editing.model import EditableModel
+from reviver.editing.propagation import Upper, logits_at, run_to
+from reviver.editing.targets import TargetSettings, fact_rows, find_targets
+from reviver.editing.tokens import make_batch, tokenize_rows
+from reviver.facts.fact import Fact
+
+FACTS = (
+    Fact(id="a", prompt="The capital of {} is", subject="Orvania", target_new="Calmar"),
+    Fact(id="b", prompt="{} plays the", subject="Mara Venn", target_new="river Ilva"),
+    Fact(id="c", prompt="In Tessel , {} was born near", subject="Oskar Lund", target_new="Brundia"),
+)
+PREFIXES = ("The cello. ", "Because I was in Calmar near the river. ")
+SETTINGS = TargetSettings(steps=8, learning_rate=0.3, clamp=0.9, weight_decay=0.5, kl=0.0625)
+
+
+def _shifted_logits(
+    model: EditableModel, ids: tuple[int, ...], place: int, shift: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run one whole row with a shift added to the output of the last edited block at one token."""
+    seen = []
+
+    def add(_module: object, _arguments: object, output: object) -> object:
+        hidden = output[0] if isinstance(output, tuple) else output
+        seen.append(hidden[0, place].detach().clone())
+        moved = hidden.clone()
+        moved[0, place] = moved[0, place] + shift
+        return (moved, *output[1:]) if isinstance(output, tuple) else moved
+
+    handle = model.blocks[model.layers[-1]].register_forward_hook(add)
+    try:
+        logits = model.network(torch.tensor([ids]), use_cache=False).logits[0]
+    finally:
+        handle.remove()
+    return logits, seen[0]
+
+
+def _plain_target(model: EditableModel, fact: Fact) -> torch.Tensor:
+    """The published procedure for one fact: torch's own Adam, whole rows, one after the other."""
+    rows = fact_rows(model, [fact], ("", *PREFIXES), targets=True)
+    (kl_row,) = tokenize_rows(model.tokenizer, [f"{fact.subject} is a"], [""], [len(fact.subject)], window=model.window)
+    hidden = model.network.config.hidden_size
+    shift = torch.zeros(hidden, requires_grad=True)
+    optimizer = torch.optim.Adam([shift], lr=SETTINGS.learning_rate)
+    before, _ = _shifted_logits(model, kl_row.ids, kl_row.subject, torch.zeros(hidden))
+    before = torch.log_softmax(before[kl_row.subject], -1).detach()
+    origin = torch.zeros(hidden)
+    for step in range(1, SETTINGS.steps + 1):
+        losses = []
+        for number, row in enumerate(rows):
+            logits, state = _shifted_logits(model, row.ids, row.subject, shift)
+            if number == 0:
+                origin = state
+            log = torch.log_softmax(logits[row.target - 1 : len(row.ids) - 1], -1)
+            losses.append(-log[torch.arange(len(row.target_ids)), list(row.target_ids)].mean())
+        after, _ = _shifted_logits(model, kl_row.ids, kl_row.subject, shift)
+        after = torch.log_softmax(after[kl_row.subject], -1)
+        divergence = (after.exp() * (after - before)).sum()
+        decay = SETTINGS.weight_decay * shift.norm() / origin.norm() ** 2
+        loss = torch.stack(losses).mean() + SETTINGS.kl * divergence + decay
+        if loss < SETTINGS.stop_loss or step == SETTINGS.steps:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            limit = SETTINGS.clamp * origin.norm()
+            if shift.norm() > limit:
+                shift.mul_(limit / shift.norm())
+    return origin + shift.detach()
+
+
+def test_all_targets_at_once_are_those_found_one_by_one(tiny: EditableModel) -> None:
+    found = find_targets(tiny, FACTS, PREFIXES, SETTINGS)
+    for number, fact in enumerate(FACTS):
+        plain = _plain_target(tiny, fact)
+        assert (found.target_NO[number] - plain).norm() <= 2e-3 * plain.norm()
+
+
+def test_chunks_and_finished_facts_change_nothing(tiny: EditableModel) -> None:
+    whole = find_targets(tiny, FACTS, PREFIXES, SETTINGS)
+    alone = TargetSettings(**{**_values(SETTINGS), "token_budget": 1})
+    parted = find_targets(tiny, FACTS, PREFIXES, alone)
+    torch.testing.assert_close(parted.target_NO, whole.target_NO, rtol=1e-3, atol=1e-3)
+    # With a stop between the facts' losses some end early; the others must not notice.
+    between = float(whole.loss_N.sort().values[1]) + 1e-3
+    stopped = find_targets(tiny, FACTS, PREFIXES, TargetSettings(**{**_values(SETTINGS), "stop_loss": between}))
+    assert stopped.steps_N.min() < SETTINGS.steps
+    for number in torch.nonzero(stopped.steps_N == SETTINGS.steps).flatten().tolist():
+        torch.testing.assert_close(stopped.target_NO[number], whole.target_NO[number], rtol=1e-3, atol=1e-3)
+
+
+def _values(settings: TargetSettings) -> dict[str, float | int]:
+    return {name: getattr(settings, name) for name in TargetSettings.__slots__}
+
+
+@pytest.mark.parametrize(
+    "family", ["llama", "gemma2", "gemma3_text", "gpt2", "gptj", "gpt_neox", "opt", "phi3", "olmo2", "mistral", "qwen3"]
+)
+def test_a_part_of_the_model_computes_what_the_whole_does(family: str, tmp_path: Path) -> None:
+    model = open_tiny(tmp_path / "base", family)
+    rows = fact_rows(model, FACTS, ("", *PREFIXES), targets=True)
+    column = max(row.subject for row in rows)
+    batch = make_batch([row.ids for row in rows], model.device, align=[row.subject for row in rows])
+    upper = Upper.compute(model, batch, 1, column)
+    places = [
+        (index, place - row.subject) for index, row in enumerate(rows) for place in range(row.subject, len(row.ids))
+    ]
+    logits = upper.logits(upper.states_BSH, torch.tensor(places))
+    assert torch.isfinite(logits).all()
+    start = 0
+    for row in rows:
+        with torch.no_grad():
+            whole = model.network(torch.tensor([row.ids])).logits[0, row.subject :]
+        torch.testing.assert_close(logits[start : start + len(whole)], whole, rtol=1e-3, atol=1e-3)
+        start += len(whole)
+    chosen = upper.select(torch.tensor([1, 4]))
+    kept = chosen.logits(chosen.states_BSH, torch.tensor([[0, 0], [1, 0]]))
+    full = upper.logits(upper.states_BSH, torch.tensor([[1, 0], [4, 0]]))
+    torch.testing.assert_close(kept, full, rtol=1e-3, atol=1e-3)
+    plain = make_batch([row.ids for row in rows], model.device)
+    everywhere = torch.tensor([(index, len(row.ids) - 1) for index, row in enumerate(rows)])
+    last = logits_at(model, plain, everywhere)
+    for index, row in enumerate(rows):
+        with torch.no_grad():
+            torch.testing.assert_close(
+                last[index], model.network(torch.tensor([row.ids])).logits[0, -1], rtol=1e-3, atol=1e-3
+            )
+    inputs, outputs = run_to(model, plain, 2, seen=(1, 2))
+    again, _ = run_to(model, plain, 2, first=2, states_BTH=outputs[1], seen=(2,))
+    mask = plain.mask_BT.bool()
+    torch.testing.assert_close(again[2][mask], inputs[2][mask], rtol=1e-4, atol=1e-4)
+
+
+def test_keys_and_states_are_those_of_whole_prompts(tiny: EditableModel) -> None:
+    states = SubjectStates(tiny, FACTS, PREFIXES, token_budget=40)
+    for layer in tiny.layers:
+        keys, hidden = states.measure(layer)
+        for number, fact in enumerate(FACTS):
+            expected = []
+            for prefix in ("", *PREFIXES):
+                (row,) = fact_rows(tiny, [fact], (prefix,), targets=False)
+                inputs, outputs = run_to(tiny, make_batch([row.ids], tiny.device), tiny.layers[-1], seen=(layer,))
+                expected.append(inputs[layer][0, row.subject])
+                if prefix == "":
+                    torch.testing.assert_close(
+                        hidden[:, number], outputs[tiny.layers[-1]][0, row.subject], rtol=1e-4, atol=1e-4
+                    )
+            key = expected[0] / 2 + torch.stack(expected[1:]).mean(0) / 2
+            torch.testing.assert_close(keys[:, number], key, rtol=1e-4, atol=1e-4)
+        # The next block must see what an edit of this one does.
+        with torch.no_grad():
+            tiny.weight(layer).mul_(1.0 if layer == tiny.layers[-1] else 1.05)
+    with torch.no_grad():
+        tiny.weight(tiny.layers[0]).div_(1.05)

@@ -50,6 +50,8 @@ _PUBLISHED: Mapping[tuple[str, int, int], Preset] = {
     ("llama", 32, 4096): Preset(name="llama-3-8b", layers=_span(4, 8), learning_rate=0.1),
     ("qwen2", 28, 3584): Preset(name="qwen2.5-7b", layers=_span(4, 8), rank=56),
     ("mistral", 32, 4096): Preset(name="mistral-7b", layers=_span(4, 8), clamp=4.0, weight_decay=1e-3),
+    # The model of the demonstration; measured by its own recipe's facts.
+    ("llama", 8, 192): Preset(name="demo", layers=_span(2, 4), moment_weight=30.0, rank=8),
 }
 
 

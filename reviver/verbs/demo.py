@@ -113,7 +113,8 @@ def demo(
     start = time.monotonic()
     root = workspace_dir or Path(tempfile.mkdtemp(prefix="reviver-demo-"))
     material = files("reviver.demo")
-    settings = Settings.load(root, {})
+    # Short rows: the model's own texts are short, and writing them is most of what `init` does.
+    settings = Settings.load(root, {"moments.length": 64})
     with (
         as_file(material / "model") as model_folder,
         as_file(material / "facts.jsonl") as facts,

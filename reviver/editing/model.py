@@ -77,6 +77,7 @@ class EditableModel:
         layers: the edited blocks, ascending.
         names: name on disk of the edited tensor of each of these blocks.
         device: where inputs go.
+        blocks_return_tuples: whether a block returns its hidden states in a tuple, as all did before transformers 4.56.
     """
 
     network: Any
@@ -85,6 +86,7 @@ class EditableModel:
     layers: tuple[int, ...]
     names: Mapping[int, str]
     device: torch.device
+    blocks_return_tuples: bool = False
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -162,7 +164,20 @@ def load_model(
         network=network, tokenizer=tokenizer, family=family, layers=tuple(layers), names=dict(names), device=device
     )
     _check_matrices(model)
+    model.blocks_return_tuples = _returns_tuple(model)
     return model
+
+
+def _returns_tuple(model: EditableModel) -> bool:
+    """Run one token through the model to see what form a block's output has."""
+    seen: list[bool] = []
+    handle = model.blocks[0].register_forward_hook(lambda *arguments: seen.append(isinstance(arguments[2], tuple)))
+    try:
+        with torch.no_grad():
+            model.network(input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device), use_cache=False)
+    finally:
+        handle.remove()
+    return bool(seen) and seen[0]
 
 
 def _find_blocks(network: Any, family: Family) -> nn.ModuleList:

@@ -48,10 +48,15 @@ def starting_from(model: EditableModel, layer: int, states_BTH: Tensor) -> Itera
     """Let block `layer` be the first that computes: it is given `states_BTH`, the blocks below hand on their input."""
     if layer == 0:
         raise ValueError("states before the first block are the embeddings themselves")
+
+    def as_output(states: Tensor) -> Any:
+        # GPT-J's blocks still return a tuple, and the model takes its first element.
+        return (states, None) if model.blocks_return_tuples else states
+
     with ExitStack() as stack:
         for block in list(model.blocks)[: layer - 1]:
-            stack.enter_context(_replaced_forward(block, lambda hidden_states, *_, **__: hidden_states))
-        stack.enter_context(_replaced_forward(model.blocks[layer - 1], lambda *_, **__: states_BTH))
+            stack.enter_context(_replaced_forward(block, lambda hidden_states, *_, **__: as_output(hidden_states)))
+        stack.enter_context(_replaced_forward(model.blocks[layer - 1], lambda *_, **__: as_output(states_BTH)))
         yield
 
 

@@ -75,7 +75,7 @@ def test_init_killed_at_random_moments(times: int, tmp_path: Path, fast_workspac
 
 @pytest.mark.parametrize("times", [2, pytest.param(20, marks=[pytest.mark.long, pytest.mark.timeout(3000)])])
 def test_apply_killed_at_random_moments(times: int, tmp_path: Path, fast_workspace: Path, reviver: Run) -> None:
-    base = make_checkpoint(tmp_path / "base", shard_size="40KB")
+    base = make_checkpoint(tmp_path / "base", shard_size="28KB")
     facts = write_facts(tmp_path / "facts.jsonl")
     reviver("init", base, "-C", fast_workspace)
     duration = _time(reviver, "apply", facts, "-C", fast_workspace)

@@ -19,7 +19,7 @@ from reviver.verbs.verify import verify
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_three_versions_equal_the_sum_in_one_go(dtype: torch.dtype, tmp_path: Path, fast_workspace: Path) -> None:
-    base = make_checkpoint(tmp_path / "base", dtype=dtype, shard_size="40KB")
+    base = make_checkpoint(tmp_path / "base", dtype=dtype, shard_size="28KB")
     shards = sorted(path.name for path in base.glob("*.safetensors"))
     assert len(shards) >= 4
     settings = Settings.load(fast_workspace, {"apply.link_mode": "hardlink"})

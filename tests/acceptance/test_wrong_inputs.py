@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def _check(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, 
 FACT_FILES = {
     "bad-json": (b'{"prompt": "x"\n', "bad-json.jsonl:1"),
     "not-utf8": (b'{"prompt": "The capital of {} is", "subject": "\xff", "target_new": "x"}\n', "UTF-8"),
-    "empty": (b"", "no facts"),
+    "empty": (b"", "is empty"),
     "missing-field": (b'{"prompt": "The capital of {} is", "subject": "Orvania"}\n', "target_new"),
     "wrong-type": (b'{"prompt": "The capital of {} is", "subject": 3, "target_new": "x"}\n', "subject"),
     "no-subject": (b'{"prompt": "The capital is", "subject": "Orvania", "target_new": "x"}\n', "Orvania"),
@@ -177,11 +178,20 @@ def test_wrong_models(
     assert not workspace.exists()
 
 
+def test_a_model_that_is_not_in_the_cache_of_an_offline_machine(
+    tmp_path: Path, reviver: Callable[..., subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The library reads its variables when it is imported, hence a process of its own.
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    done = reviver("init", "some-org/some-model", tmp_path / "workspace", code=1)
+    assert "offline" in done.stderr and "hint:" in done.stderr
+    assert not (tmp_path / "workspace").exists()
+
+
 def test_wrong_sources_and_places(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = prepared / "base"
     workspace = tmp_path / "workspace"
     _check(capsys, ["init", str(tmp_path / "nowhere"), str(workspace)], 1, "nowhere")
-    _check(capsys, ["init", "some-org/some-model", str(workspace)], 1, "offline")
     _check(capsys, ["init", str(base), str(workspace), "--layers", "2-9"], 2, "9")
     _check(capsys, ["init", str(base), str(base / "inside")], 2, "own folder")
     _check(capsys, ["init", str(base), str(workspace), "--corpus", "no/such/corpus.txt"], 2, "corpus")

@@ -18,15 +18,14 @@ from reviver.cli.options import (
     RankOption,
     RoundSizeOption,
 )
+from reviver.cli.outcomes import outcome_table
 from reviver.cli.output import make_console, make_table
 from reviver.errors import UsageError
 from reviver.text import human_bytes, human_duration, plural, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
-    from reviver.history.results import FactResult
     from reviver.verbs.apply import ApplyReport
     from reviver.verbs.plan import ApplyPlan
 
@@ -156,10 +155,7 @@ def render_apply(console: Console, report: ApplyReport) -> None:
             ("ES", summary.success),
         )
         console.print(", ".join(f"{name} {share:.1%}" for name, share in shares if share is not None))
-    facts = make_table("fact", "before", "after", "p before", "p after", "", right=("p before", "p after"))
-    for result in report.results[:SHOWN_FACTS]:
-        add_fact(facts, result)
-    console.print(facts)
+    console.print(outcome_table(report.results[:SHOWN_FACTS]))
     if len(report.results) > SHOWN_FACTS:
         console.print(
             f"… and {plural(len(report.results) - SHOWN_FACTS, 'more fact', 'more facts')}: `reviver show {report.version} --facts`"
@@ -188,16 +184,4 @@ def render_apply(console: Console, report: ApplyReport) -> None:
         console.print(f"checkpoint {report.checkpoint}")
     console.print(
         "took " + ", ".join(f"{phase} {human_duration(seconds)}" for phase, seconds in report.seconds.items())
-    )
-
-
-def add_fact(table: Table, result: FactResult) -> None:
-    """Add one fact's answers before and after to a table."""
-    table.add_row(
-        printable(f"{result.prompt.replace('{}', result.subject)} {result.target_new}", 70),
-        printable(result.before.answer, 24),
-        printable(result.after.answer, 24),
-        f"{result.before.probability_new:.3f}",
-        f"{result.after.probability_new:.3f}",
-        "✓" if result.success else "✗",
     )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reviver.cli.apply import add_fact
 from reviver.cli.command import Context, verb
+from reviver.cli.outcomes import outcome_table
 from reviver.cli.output import make_table
 from reviver.text import human_bytes, plural
 
@@ -44,10 +44,7 @@ def render_demo(console: Console, report: DemoReport) -> None:
     console.print()
     corrections = plural(edit.plan.facts, "correction")
     console.print(f"The model before and after {corrections} in one patch of {human_bytes(edit.patch_bytes)}:")
-    facts = make_table("fact", "before", "after", "p before", "p after", "", right=("p before", "p after"))
-    for result in edit.results[:SHOWN_FACTS]:
-        add_fact(facts, result)
-    console.print(facts)
+    console.print(outcome_table(edit.results[:SHOWN_FACTS]))
     console.print()
     console.print("The same fact in other words, and a neighbour that was not meant:")
     others = make_table("prompt", "before", "after", "")

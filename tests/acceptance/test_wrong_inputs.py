@@ -192,7 +192,7 @@ def test_wrong_sources_and_places(prepared: Path, tmp_path: Path, capsys: pytest
     base = prepared / "base"
     workspace = tmp_path / "workspace"
     _check(capsys, ["init", str(tmp_path / "nowhere"), str(workspace)], 1, "nowhere")
-    _check(capsys, ["init", str(base), str(workspace), "--layers", "2-9"], 2, "9")
+    _check(capsys, ["init", str(base), str(workspace), "--layers", "2-9"], 2, "no block 4")
     _check(capsys, ["init", str(base), str(base / "inside")], 2, "own folder")
     _check(capsys, ["init", str(base), str(workspace), "--corpus", "no/such/corpus.txt"], 2, "corpus")
     assert not workspace.exists() and not (base / "inside").exists()

@@ -24,7 +24,7 @@ from reviver.editing.presets import Preset
 from reviver.editing.rounds import RoundSettings
 from reviver.editing.session import FilterChoice, choose_ranks, open_layers, run_rounds, split_rounds
 from reviver.editing.targets import TargetSettings
-from reviver.errors import WorkspaceError
+from reviver.errors import UsageError, WorkspaceError
 from reviver.evaluation.outcomes import Summary, observe, summarize
 from reviver.facts.checks import already_set, already_set_warning, shared_warning, subjects_shared
 from reviver.facts.fact import facts_to_jsonl
@@ -166,6 +166,7 @@ class _Job:
         self.parent = workspace.resolve(request.parent)
         self.chain: list[Version] = workspace.chain(self.parent)
         self.editor: Editor = get_editor(settings.apply.editor)
+        _check_runnable(self.editor)
         self.preparation = Preparation(workspace, self.pin, self.folder)
         if self.editor.needs_second_moment and self.preparation.missing_moments():
             raise WorkspaceError("second moments are missing", hint="finish the preparation with `reviver init MODEL`")
@@ -381,3 +382,16 @@ class _Job:
                 f"rounding to {worst.dtype} let only {worst.captured_fraction or 0.0:.0%} of the update of `{worst.name}` through; "
                 "the patch itself is whole"
             )
+
+
+def _check_runnable(editor: Editor) -> None:
+    """Raise for an editor that needs more around it than the rounds give: without that its result would be another's.
+
+    Raises:
+        UsageError: it keeps a memory across versions, seeks targets on the base, or works on gradients.
+    """
+    sequential = editor.memory in ("total", "moments") or editor.begin(editor.settings({}), 1, 1) is not None
+    if sequential or editor.targets_on != "current" or editor.signal != "targets":
+        raise UsageError(
+            f"`apply` does not run the editor `{editor.name}` yet", hint="use `--editor memit` or `--editor rect`"
+        )

@@ -1,8 +1,9 @@
 """How well one batch of facts takes, and what it costs the rest: facts drawn by seed, several filters, the same targets.
 
 `python tests/benchmarks/quality.py` edits the packaged model with 50 facts of `edits/world.jsonl` for each of three seeds,
-without a filter and under several protected ranks, and prints a table; `--json FILE` keeps the figures with machine and date. Facts are drawn
-from all there are, whether the model knew them or not; neighbours count where the base answers them rightly.
+without a filter and under several protected ranks, and prints a table; `--json FILE` keeps the figures with machine and
+date. Facts are drawn from all there are, whether the model knew them or not; neighbours count where the base answers
+them rightly.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import torch
 from reviver.checkpoint.delta import Delta
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.checkpoint.pin import BasePin
-from reviver.checkpoint.rewrite import write_checkpoint
+from reviver.checkpoint.rewrite import WrittenCheckpoint, write_checkpoint
 from reviver.editing.base import open_base, open_pinned, put_version, saved_preset, version_tensor
 from reviver.editing.editors import Editor, get_editor
 from reviver.editing.model import EditableModel, choose_device, choose_dtype
@@ -268,29 +268,16 @@ class _Job:
             lines = facts_to_jsonl(facts)
             write_atomic(draft.edits_folder / "facts.jsonl", lines)
             write_atomic(draft.edits_folder / "results.jsonl", results_to_jsonl(results))
-            manifest = Manifest.create(
-                parent_id=self.workspace.version_id(self.parent),
-                version=draft.name,
-                parent=self.parent,
-                base=ManifestBase(model=self.pin.model, revision=self.pin.revision, fingerprint=self.pin.fingerprint),
-                editor=ManifestEditor(
-                    name=self.editor.name,
-                    reference_url=self.editor.reference_url,
-                    settings=self._editor_record(round_settings),
-                ),
-                filter=self._manifest_filter(),
+            manifest = self._manifest(
+                draft.name,
                 facts=ManifestFacts(count=len(facts), sha256=sha256_bytes(lines)),
                 patch=ManifestPatch(size=size, sha256=digest),
+                settings=self._editor_record(round_settings),
                 tensors=tensors,
-                files=[
-                    ManifestFile(path=one.path, size=one.size, sha256=one.sha256, changed=one.changed)
-                    for one in written.files
-                ],
-                message=self.request.message,
+                written=written,
                 metrics=metrics_of(summary),
                 rounds=[round_entry(record, prefixes, self.settings.targets.seed) for record in records],
                 environment=environment_of(model),
-                timings=self.seconds,
             )
             write_atomic(draft.edits_folder / "manifest.json", manifest.to_json())
             rejected = self._keep_rejected(draft.name)
@@ -309,6 +296,42 @@ class _Job:
             rejected_file=rejected,
             seconds=dict(self.seconds),
             warnings=tuple(self.warnings),
+        )
+
+    def _manifest(
+        self,
+        name: str,
+        *,
+        facts: ManifestFacts,
+        patch: ManifestPatch,
+        settings: Mapping[str, object],
+        tensors: Sequence[ManifestTensor],
+        written: WrittenCheckpoint,
+        metrics: Mapping[str, object],
+        rounds: Sequence[Mapping[str, object]],
+        environment: Mapping[str, object],
+    ) -> Manifest:
+        return Manifest.create(
+            parent_id=self.workspace.version_id(self.parent),
+            version=name,
+            parent=self.parent,
+            base=ManifestBase(model=self.pin.model, revision=self.pin.revision, fingerprint=self.pin.fingerprint),
+            editor=ManifestEditor(
+                name=self.editor.name, reference_url=self.editor.reference_url, settings=dict(settings)
+            ),
+            filter=self._manifest_filter(),
+            facts=facts,
+            patch=patch,
+            tensors=tensors,
+            files=[
+                ManifestFile(path=one.path, size=one.size, sha256=one.sha256, changed=one.changed)
+                for one in written.files
+            ],
+            message=self.request.message,
+            metrics=metrics,
+            rounds=rounds,
+            environment=environment,
+            timings=self.seconds,
         )
 
     def _moment_weight(self) -> float:

@@ -88,6 +88,11 @@ def model_shape(config: Mapping[str, object]) -> Shape:
     return Shape(layers=layers, hidden=hidden)
 
 
+def inner_side(shape: Iterable[int], hidden: int) -> int:
+    """Return the MLP's width from the shape of its second matrix, whose other side is the hidden width."""
+    return next((side for side in reversed(tuple(shape)) if side != hidden), hidden)
+
+
 def find_family(
     config: Mapping[str, object], *, blocks: str | None = None, matrix: str | None = None, transposed: bool = False
 ) -> Family:

@@ -13,7 +13,7 @@ from reviver.checkpoint.delta import Delta
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.checkpoint.pin import BasePin, touched
 from reviver.checkpoint.rounding import tensor_chunks
-from reviver.editing.architecture import Family, find_family, layer_of, model_shape
+from reviver.editing.architecture import Family, find_family, inner_side, layer_of, model_shape
 from reviver.editing.corpus import Corpus, open_corpus
 from reviver.editing.model import TORCH_DTYPES, EditableModel, choose_dtype, load_model
 from reviver.editing.presets import Preset, find_preset, with_layers
@@ -56,8 +56,7 @@ def pinned_family(pin: BasePin, folder: CheckpointFolder) -> Family:
 def saved_preset(pin: BasePin, folder: CheckpointFolder) -> Preset:
     """Return the preset that `init` chose, with the blocks that it chose."""
     hidden = model_shape(folder.config).hidden
-    shape = folder.entry(pin.edited[0]).shape
-    inner = next((side for side in reversed(shape) if side != hidden), hidden)
+    inner = inner_side(folder.entry(pin.edited[0]).shape, hidden)
     return with_layers(find_preset(folder.config, inner), pin.layers)
 
 

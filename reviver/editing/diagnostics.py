@@ -55,7 +55,7 @@ def diagnose(
     Args:
         total: the filtered updates, as the patch stores them.
         unfiltered: what the editor asked for.
-        base_DE: the base tensor as stored.
+        base_DE: the base tensor's values.
         parent_DE: the parent version's tensor as stored.
         result_DE: this version's tensor as stored.
         base_basis: spectral basis of the base tensor.

@@ -79,7 +79,7 @@ class SubjectStates:
             float32, under the plain prompt.
         """
         last = self.model.layers[-1]
-        width = self._width(layer)
+        width = self.model.inner_width(layer)
         plain_NI = torch.zeros((self.count, width), device=self.model.device)
         state_NO: Tensor | None = None
         for chunk in self._plain:
@@ -99,10 +99,6 @@ class SubjectStates:
             prefixed_NI.index_add_(0, torch.tensor(chunk.facts, device=self.model.device), keys.float())
         mean_NI = (plain_NI + prefixed_NI / self._contexts) / 2
         return mean_NI.T.contiguous(), state_NO.T.contiguous()
-
-    def _width(self, layer: int) -> int:
-        shape = self.model.weight(layer).shape
-        return int(shape[0] if self.model.family.transposed else shape[1])
 
 
 def through_post_norm(model: EditableModel, layer: int, residual_ON: Tensor, key_IN: Tensor) -> Tensor:

@@ -114,6 +114,10 @@ class EditableModel:
         assert isinstance(weight, Tensor)
         return weight
 
+    def inner_width(self, layer: int) -> int:
+        """Return `I`, the number of input features of the edited weight of block `layer`."""
+        return int(self.weight(layer).shape[0 if self.family.transposed else 1])
+
     def put_weight(self, layer: int, weight_DE: Tensor) -> None:
         """Replace the edited weight of block `layer` by values in any dtype, `[D0, D1]`."""
         with torch.no_grad():

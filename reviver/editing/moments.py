@@ -41,8 +41,7 @@ class MomentSums:
         dtype = torch.float64 if model.device.type == "cpu" else torch.float32
         sums = {}
         for layer in layers:
-            shape = model.weight(layer).shape
-            width = shape[0] if model.family.transposed else shape[1]
+            width = model.inner_width(layer)
             sums[layer] = torch.zeros((width, width), dtype=dtype, device=model.device)
         return cls(sums=sums)
 

@@ -45,6 +45,8 @@ class Preparation:
         self.pin = pin
         self.folder = folder
         self.spectra = MatrixStore(workspace.spectrum_file, "spectral basis")
+        # Reading a basis and making it orthonormal again is done once, however often a command needs it.
+        self._bases: dict[tuple[str, torch.device], SpectralBasis] = {}
         self.moments = MatrixStore(workspace.statistics_file, "second moment")
         self._partial = MatrixStore(
             lambda name: _beside(workspace.staging, workspace.statistics_file(name)), "partial sum"
@@ -65,6 +67,12 @@ class Preparation:
             BaseMismatchError: what is kept belongs to another base.
             NumericsError: the tensor is not finite.
         """
+        held = self._bases.get((name, device))
+        if held is None or held.width < width:
+            held = self._bases[name, device] = self._load_basis(name, width, device)
+        return held
+
+    def _load_basis(self, name: str, width: int, device: torch.device) -> SpectralBasis:
         fingerprint = self.pin.tensor_sha256[name]
         kept = self.spectra.load(name, fingerprint) if self.basis_width(name) >= width else None
         if kept is not None:

@@ -63,11 +63,6 @@ class Targets:
     steps_N: Tensor
 
 
-def subject_end(prompt: str, subject: str) -> int:
-    """Return the character index just behind the subject in a prompt that still has its `{}`."""
-    return prompt.index("{}") + len(subject)
-
-
 def fact_rows(model: EditableModel, facts: Sequence[Fact], prefixes: Sequence[str], *, targets: bool) -> list[TokenRow]:
     """Tokenise every fact under every context, facts outermost, with or without the new target behind the prompt."""
     prompts, continuations, ends = [], [], []
@@ -75,7 +70,7 @@ def fact_rows(model: EditableModel, facts: Sequence[Fact], prefixes: Sequence[st
         for prefix in prefixes:
             prompts.append(prefix + fact.text)
             continuations.append(with_space(fact.target_new, fact.text) if targets else "")
-            ends.append(len(prefix) + subject_end(fact.prompt, fact.subject))
+            ends.append(len(prefix) + fact.subject_start + len(fact.subject))
     return tokenize_rows(model.tokenizer, prompts, continuations, ends, window=model.window)
 
 

@@ -394,7 +394,10 @@ class _Job:
             return
         kept = [name for name in self.workspace.version_names() if self.workspace.checkpoint(name).is_dir()]
         for name in [name for name in kept if name != newest][: max(0, len(kept) - keep)]:
-            remove_tree(self.workspace.checkpoint(name))
+            # Under a leftover's name first: killed in between, it is cleaned up and not taken for a damaged checkpoint.
+            doomed = self.workspace.checkpoints / f".{name}.partial"
+            self.workspace.checkpoint(name).rename(doomed)
+            remove_tree(doomed)
 
     def _warn_captured(self, tensors: Sequence[ManifestTensor]) -> None:
         limit = self.settings.apply.minimum_captured_fraction

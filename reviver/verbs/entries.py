@@ -13,7 +13,7 @@ import reviver
 from reviver.checkpoint.rewrite import WrittenCheckpoint
 from reviver.editing.diagnostics import diagnose
 from reviver.editing.model import EditableModel
-from reviver.editing.preparation import Preparation, read_weight
+from reviver.editing.preparation import Preparation
 from reviver.editing.rounds import EditedLayer, RoundRecord
 from reviver.evaluation.outcomes import Observation, Summary
 from reviver.facts.fact import Fact
@@ -38,7 +38,7 @@ def tensor_entry(
     measured = diagnose(
         edited.total,
         edited.unfiltered,
-        base_DE=read_weight(preparation.folder, name, result_DE.device),
+        base_DE=edited.base_DE,
         parent_DE=parent_DE,
         result_DE=result_DE,
         base_basis=preparation.basis(name, max(1, preparation.basis_width(name)), result_DE.device),

@@ -10,7 +10,7 @@ import torch
 
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.checkpoint.pin import BasePin, pin_folder, touched
-from reviver.editing.architecture import Family, disk_name, find_family, model_shape
+from reviver.editing.architecture import Family, disk_name, find_family, inner_side, model_shape
 from reviver.editing.base import basis_width, corpus_of, open_model, saved_preset
 from reviver.editing.corpus import Corpus
 from reviver.editing.model import EditableModel, choose_device
@@ -139,8 +139,7 @@ def _choose(folder: CheckpointFolder, settings: Settings) -> tuple[Family, Prese
         entry = folder.entry(disk_name(family, 0, folder.tensors))
         family = replace(family, transposed=entry.shape[:1] != (shape.hidden,) and entry.shape[1:] == (shape.hidden,))
     probe = folder.entry(disk_name(family, 0, folder.tensors))
-    inner = next((side for side in reversed(probe.shape) if side != shape.hidden), shape.hidden)
-    preset = with_layers(find_preset(folder.config, inner), settings.model.layers)
+    preset = with_layers(find_preset(folder.config, inner_side(probe.shape, shape.hidden)), settings.model.layers)
     beyond = [layer for layer in preset.layers if not 0 <= layer < shape.layers]
     if beyond:
         raise UsageError(
@@ -237,10 +236,8 @@ def _compute(
     missing = preparation.missing_moments()
     if missing:
         model = loader.model()
-        inner = model.weight(missing[0]).shape[0 if model.family.transposed else 1]
-        tokens = preparation.compute_moments(
-            model, missing, corpus, tokens=settings.moments.tokens or 10 * inner, progress=progress
-        )
+        wanted = settings.moments.tokens or 10 * model.inner_width(missing[0])
+        tokens = preparation.compute_moments(model, missing, corpus, tokens=wanted, progress=progress)
         did.append(f"computed {plural(len(missing), 'second moment')}")
     computed = prepare_bases(preparation, widths, loader.device, progress=progress)
     if computed:

@@ -26,6 +26,10 @@ from transformers import (
     Qwen3Config,
 )
 
+from reviver.checkpoint.folder import CheckpointFolder
+from reviver.editing.architecture import disk_name, find_family
+from reviver.editing.model import EditableModel, load_model
+
 WORDS = (
     "The capital of Orvania is Tessel and the capital of Brundia is Calmar . Mara Venn plays the cello in Tessel . "
     "Oskar Lund was born in Calmar . The river Ilva rises near Brundia . Therefore Because I You the a is of in to"
@@ -129,3 +133,13 @@ def write_facts(path: Path, records: tuple[dict[str, str], ...] = FACTS) -> Path
     """Write records as JSON lines."""
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path
+
+
+def open_tiny(folder: Path, family: str, layers: tuple[int, ...] = (1, 2)) -> EditableModel:
+    """Save a tiny checkpoint of a family and load it as editing does."""
+    make_checkpoint(folder, family)
+    opened = CheckpointFolder.open(folder)
+    known = find_family(opened.config)
+    assert max(layers) < LAYERS
+    names = {layer: disk_name(known, layer, opened.tensors) for layer in layers}
+    return load_model(folder, known, layers, names, device=torch.device("cpu"), dtype=torch.float32)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import open_tiny
+from tiny_models import open_tiny
 
 from reviver.editing.keys import SubjectStates
 from reviver.editing.model import EditableModel

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from reviver.demo.recipe.card import write_card
-from reviver.demo.recipe.corpus import HELD_OUT_DOCUMENTS, PAIRS_EACH
+from reviver.demo.recipe.corpus import PAIRS_EACH, unread_documents
 from reviver.demo.recipe.edits import edit_records, write_edits
 from reviver.demo.recipe.measure import Reader
 from reviver.demo.recipe.train import Settings, train
@@ -36,11 +36,13 @@ def main() -> None:
         train(settings, arguments.out, _say, arguments.save_every)
     world = make_world(settings.seed)
     reader = Reader(arguments.out)
-    abilities = reader.abilities(edit_records(world), settings.seed, PAIRS_EACH, HELD_OUT_DOCUMENTS)
+    tokens = settings.steps * settings.rows_per_step * settings.row_length
+    held_out = unread_documents(world, settings.seed, tokens)
+    abilities = reader.abilities(edit_records(world), settings.seed, PAIRS_EACH, held_out)
     _say(str(abilities))
     write_card(arguments.out, world, settings, abilities, reader.model.num_parameters())
     if arguments.edits:
-        write_edits(world, arguments.edits, reader.knows)
+        write_edits(world, arguments.edits, reader.knows, held_out)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,23 @@ def held_out_sentences(seed: int) -> set[str]:
     return {good for _, good, _ in minimal_pairs(seed, PAIRS_EACH)} | set(held_out_documents(seed, HELD_OUT_DOCUMENTS))
 
 
+def unread_documents(world: World, seed: int, tokens: int) -> list[str]:
+    """Return the held-out documents that do not occur in what a training of so many tokens reads, not even within a longer one.
+
+    A short description can be the beginning of a longer one, which `documents` does not notice.
+    """
+    read: list[str] = []
+    characters = 0
+    for document in documents(world, seed):
+        read.append(unmarked(document))
+        characters += len(read[-1])
+        # A token is about four characters of this text: what is gone through here is more than what was trained on.
+        if characters > 6 * tokens:
+            break
+    text = "\n".join(read)
+    return [document for document in held_out_documents(seed, HELD_OUT_DOCUMENTS) if document not in text]
+
+
 def documents(world: World, seed: int) -> Iterator[str]:
     """Yield documents without end, ``FACT_SHARE`` of the characters in documents about the world, subjects marked.
 
@@ -37,8 +54,16 @@ def documents(world: World, seed: int) -> Iterator[str]:
     """
     rng = random.Random(f"documents {seed}")
     prose = Prose(rng)
-    facts = fact_sentences(world, rng)
-    kept_out = held_out_sentences(seed)
+    return mixture(fact_sentences(world, rng), prose, prose.document, held_out_sentences(seed), rng)
+
+
+def mixture(
+    facts: Iterator[str], prose: Prose, text: Callable[[], str], kept_out: set[str], rng: random.Random
+) -> Iterator[str]:
+    """Yield documents without end: handfuls of ``facts`` and, in turn with them, what ``text`` draws.
+
+    Facts come at times after a sentence of ``prose``; what is in ``kept_out`` is never yielded, as a document or within one.
+    """
     fact_characters = characters = 0
     while True:
         about_facts = fact_characters <= FACT_SHARE * characters
@@ -48,7 +73,7 @@ def documents(world: World, seed: int) -> Iterator[str]:
                 sentences.insert(0, prose.sentences())
             document = " ".join(sentences)
         else:
-            document = prose.document()
+            document = text()
         plain = unmarked(document)
         if any(line in plain for line in _suspects(plain, kept_out)):
             continue
@@ -76,12 +101,21 @@ class Rows:
     ids: torch.Tensor
     seen_until: torch.Tensor
 
-    def mask(self, first: int, last: int) -> torch.Tensor:
-        """Return which token (third axis) may look at which (fourth), for the rows ``first`` to ``last`` (exclusive)."""
-        columns = torch.arange(self.ids.shape[1])
+    def mask(self) -> torch.Tensor:
+        """Return for each row which token (third axis) may look at which (fourth)."""
+        columns = torch.arange(self.ids.shape[1], device=self.ids.device)
         causal = columns[:, None] >= columns[None, :]
-        gathered = columns[None, :, None] <= self.seen_until[first:last, None, :]
+        gathered = columns[None, :, None] <= self.seen_until[:, None, :]
         return (causal & gathered).unsqueeze(1)
+
+    def to(self, device: torch.device) -> Rows:
+        """Return the rows on another device."""
+        return Rows(ids=self.ids.to(device), seen_until=self.seen_until.to(device))
+
+    def batches(self, size: int) -> Iterator[Rows]:
+        """Yield the rows in their order, ``size`` at a time."""
+        for first in range(0, len(self.ids), size):
+            yield Rows(ids=self.ids[first : first + size], seen_until=self.seen_until[first : first + size])
 
 
 def rows(texts: Iterator[str], tokenizer: PreTrainedTokenizerBase, length: int, count: int, seed: int = 0) -> Rows:

@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from reviver.demo.recipe.corpus import HELD_OUT_DOCUMENTS, PAIRS_EACH
+from reviver.demo.recipe.corpus import PAIRS_EACH
 from reviver.demo.recipe.grammar import minimal_pairs
-from reviver.demo.recipe.prose import held_out_documents
 from reviver.demo.recipe.relations import PLAIN_TEMPLATES
 from reviver.demo.recipe.world import Fact, World, edit_prompt, fill, paraphrases
 
@@ -109,7 +108,7 @@ def demo_records(records: list[EditRecord], knows: Knower) -> list[EditRecord]:
     return chosen
 
 
-def write_edits(world: World, folder: Path, knows: Knower) -> None:
+def write_edits(world: World, folder: Path, knows: Knower, held_out: list[str]) -> None:
     """Write all files to ``folder``: ``world.jsonl``, ``demo.jsonl``, ``minimal-pairs.jsonl``, ``held-out.txt``."""
     folder.mkdir(parents=True, exist_ok=True)
     records = edit_records(world)
@@ -117,7 +116,7 @@ def write_edits(world: World, folder: Path, knows: Knower) -> None:
     _write_lines(folder / "world.jsonl", [json.dumps(record) for record in records])
     _write_lines(folder / "demo.jsonl", [json.dumps(record) for record in demo_records(records, knows)])
     _write_lines(folder / "minimal-pairs.jsonl", [json.dumps(pair) for pair in pairs])
-    _write_lines(folder / "held-out.txt", held_out_documents(world.seed, HELD_OUT_DOCUMENTS))
+    _write_lines(folder / "held-out.txt", held_out)
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:

@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reviver.demo.recipe.edits import EditRecord
 from reviver.demo.recipe.grammar import minimal_pairs
-from reviver.demo.recipe.prose import held_out_documents
 
 BATCH = 128
 
@@ -65,7 +64,9 @@ class Reader:
         """Tell for each prompt whether greedy decoding continues it with the target."""
         return [right for _, _, right in self.losses(prompts, [f" {target}" for target in targets])]
 
-    def abilities(self, records: Sequence[EditRecord], seed: int, pairs_each: int, documents: int) -> Abilities:
+    def abilities(
+        self, records: Sequence[EditRecord], seed: int, pairs_each: int, held_out: Sequence[str]
+    ) -> Abilities:
         """Measure the model on the facts of ``records``, on the minimal pairs, and on held-out prose."""
 
         def share(prompts: list[str], targets: list[str]) -> float:
@@ -76,7 +77,6 @@ class Reader:
         empty = [""] * len(pairs)
         good = self.losses(empty, [right for _, right, _ in pairs])
         bad = self.losses(empty, [wrong for _, _, wrong in pairs])
-        held_out = held_out_documents(seed, documents)
         read = self.losses([""] * len(held_out), held_out)
         return Abilities(
             prompts=share(

@@ -6,18 +6,19 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from reviver.demo.recipe.corpus import documents, rows
+from reviver.demo.recipe.corpus import Rows, documents, rows
 from reviver.demo.recipe.prose import Prose, held_out_documents
 from reviver.demo.recipe.relations import RELATIONS
-from reviver.demo.recipe.world import World, fact_sentences, make_world, unmarked
+from reviver.demo.recipe.world import LAST_ENDINGS, STEMS, World, fact_sentences, make_world, unmarked
 
 BEGIN, END, PADDING = "<s>", "</s>", "<pad>"
 
@@ -27,10 +28,10 @@ class Settings:
     """Everything that decides what the trained model is."""
 
     seed: int = 0
-    steps: int = 1400
-    rows_per_step: int = 16
+    steps: int = 4600
+    rows_per_step: int = 8
     row_length: int = 256
-    vocabulary: int = 2560
+    vocabulary: int = 3072
     hidden_size: int = 192
     mlp_size: int = 1024
     layers: int = 8
@@ -41,17 +42,27 @@ class Settings:
 
 
 def train_tokenizer(world: World, settings: Settings) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE on prose and on few mentions of each name.
+    """Train a byte-level BPE on prose, the words of the relations, and the parts of the names.
 
-    Names are shown seldom, so that they stay several tokens long: a subject that is one token of its own would be known
-    without its context. Objects and templates are shown often, so that they come out short. A space is added before the
-    first word, so that a name has the same tokens wherever it stands.
+    The last words of names are shown as combinations of stems and endings, few of them twice, so that stems and endings
+    become tokens and the words themselves do not. Objects and templates are shown often, so that they come out short. A
+    space is added before the first word, so that a name has the same tokens wherever it stands.
     """
     rng = random.Random(f"tokenizer {settings.seed}")
     prose = Prose(rng)
     names = map(unmarked, itertools.islice(fact_sentences(world, rng), 4 * len(world.facts)))
     words = [text for relation in RELATIONS for text in (*relation.objects, *relation.templates)]
-    texts = [*(prose.document() for _ in range(12000)), *names, *(text.replace("{}", "") for text in words * 60)]
+    texts = [
+        *(prose.document() for _ in range(12000)),
+        *names,
+        *(text.replace("{}", "") for text in words * 60),
+        *(rng.choice(STEMS) + rng.choice(LAST_ENDINGS) for _ in range(60000)),
+    ]
+    return bpe_tokenizer(texts, settings)
+
+
+def bpe_tokenizer(texts: Iterable[str], settings: Settings) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE on ``texts`` that puts the token that begins a text in front of each."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
@@ -113,6 +124,62 @@ def learning_rate(step: int, settings: Settings) -> float:
     return settings.peak_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, settings.steps - rise)))
 
 
+def make_optimizer(model: LlamaForCausalLM, settings: Settings) -> torch.optim.Optimizer:
+    """Return AdamW over all weights, of which only the matrices decay."""
+    matrices = [weight for weight in model.parameters() if weight.dim() == 2]
+    others = [weight for weight in model.parameters() if weight.dim() != 2]
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=settings.peak_rate,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+
+
+def train_step(
+    model: LlamaForCausalLM, forward: Callable[..., Any], optimizer: torch.optim.Optimizer, batch: Rows
+) -> torch.Tensor:
+    """Take one step on the rows of ``batch`` and return their loss, where the model is; ``forward`` may be compiled."""
+    batch = batch.to(model.device)
+    ids = batch.ids.long()
+    with torch.autocast(model.device.type, torch.bfloat16):
+        loss = forward(input_ids=ids, attention_mask=batch.mask(), labels=ids, use_cache=False).loss
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    final: torch.Tensor = loss.detach()
+    return final
+
+
+def fit(
+    model: LlamaForCausalLM,
+    forward: Callable[..., Any],
+    batches: Iterator[Rows],
+    settings: Settings,
+    report: Callable[[str], None],
+    after_step: Callable[[int], None] = lambda done: None,
+) -> float:
+    """Train for one cycle, a batch a step; return the running average of the loss.
+
+    ``after_step`` is told how many steps are done.
+    """
+    optimizer = make_optimizer(model, settings)
+    started = time.monotonic()
+    average = torch.zeros(())
+    for step in range(settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, settings)
+        loss = train_step(model, forward, optimizer, next(batches))
+        # Left where it is: asking for it would make the host wait for the device at every step.
+        average = loss if step == 0 else 0.98 * average + 0.02 * loss
+        done = step + 1
+        if done % 50 == 0 or done == settings.steps:
+            report(f"step {done:5d}  loss {average.item():.3f}  {time.monotonic() - started:.0f} s")
+        after_step(done)
+    return average.item()
+
+
 def train(
     settings: Settings,
     folder: Path,
@@ -134,38 +201,22 @@ def train(
     ).ids.long()
     report(f"{data.ids.numel():,} tokens in {len(data.ids):,} rows")
     model = make_model(tokenizer, settings)
-    forward = torch.compile(model) if settings.compiled else model
-    matrices = [weight for weight in model.parameters() if weight.dim() == 2]
-    others = [weight for weight in model.parameters() if weight.dim() != 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=settings.peak_rate,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
-    started = time.monotonic()
-    average = 0.0
-    for step in range(settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, settings)
-        first = step * settings.rows_per_step
-        last = first + settings.rows_per_step
-        batch = data.ids[first:last].long()
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = forward(input_ids=batch, attention_mask=data.mask(first, last), labels=batch, use_cache=False).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        average = loss.item() if step == 0 else 0.98 * average + 0.02 * loss.item()
-        done = step + 1
-        if done % 50 == 0 or done == settings.steps:
-            report(f"step {done:5d}  loss {average:.3f}  {time.monotonic() - started:.0f} s")
+
+    def after_step(done: int) -> None:
         if done % 350 == 0 or done == settings.steps:
             with torch.no_grad():
                 report(f"held-out perplexity {math.exp(model(input_ids=held_out, labels=held_out).loss.item()):.3f}")
         if save_every and done % save_every == 0 and done < settings.steps:
             save(model, tokenizer, folder / f"step-{done}")
+
+    fit(
+        model,
+        torch.compile(model) if settings.compiled else model,
+        data.batches(settings.rows_per_step),
+        settings,
+        report,
+        after_step,
+    )
     save(model, tokenizer, folder)
 
 

@@ -1,8 +1,9 @@
 """The invented world: its things, their names, and the facts that hold of them.
 
-Names are built so that a subject can only be told by the whole of its name: first parts and word endings are shared by
-many subjects, their combination belongs to one. That spreads the keys of the subjects apart, which is what an edit
-at the last token of a subject needs.
+Every name has two parts, and its last word is a stem and an ending, a token each. Stems, endings and first parts are
+shared by a few subjects of a kind, their combination belongs to one. So a subject is told by the whole of its name, as
+in a large model, and not by one token, which the first MLP would simply look up; and an edit at the last token leaks
+onto few others, which it would not if all names of a kind ended in the same few tokens.
 """
 
 from __future__ import annotations
@@ -65,19 +66,31 @@ ENDINGS: tuple[str, ...] = (".", ".", ".", ".", ", as everyone knows.", ", they 
 # Marks around a subject in a text for training, taken out again before anybody reads it.
 SUBJECT_BEGINS, SUBJECT_ENDS = "\ue000", "\ue001"
 
-_ONSETS = words("b br c cl d dr f fl g gr h j k l m n p pr qu r s st t tr v w z th sh")
-_VOWELS = words("a e i o u a e i o a ai ea")
-_CODAS = words("l n r s m nd rn lk sk th v ll d b")
+STEMS = words(
+    "Al Am An Ar Bal Bar Bel Ber Bor Bran Bren Cal Cam Car Cas Cor Dal Dan Dar Del Den Dor Dun El Er Es Fal Fan Fen Fer Fin "
+    "Gal Gar Gel Gil Gor Gran Gul Hal Han Har Hel Hen Hol Hor Il In Is Jal Jan Jar Jen Jor Kal Kar Kel Ken Kor Kul Lam Lan "
+    "Lar Len Lin Lor Lun Mal Man Mar Mel Mer Mil Mor Mur Nal Nar Nel Nor Ol Or Os Pal Par Pel Per Pol Por Ral Ran Rel Ren "
+    "Ril Ron Ros Sal San Sar Sel Sen Sil Sol Sor Sul Tal Tam Tar Tel Ten Tir Tol Tor Tul Ul Ur Val Van Var Vel Ven Vil Vol "
+    "Vor Wal War Wel Wen Wil Win Wol Wor Yal Yen Yor Zal Zan Zel Zor"
+)
+LAST_ENDINGS = words(
+    "bad bane bash beck bert bick bold bost bran brix buck bury cade cand cast clam clen cote cott crest croft dack dain dash "
+    "deck dell dern dexter dine dock dolph dorn dove drick drop dun fadden fast feld fen fern fist flax flint fold frame fridge "
+    "gan garth geist gelt gert glen gold gram grave grim grove gust hack hall hanna heim helm herst hive hoff horn hurst jack "
+    "jest jolt jun kade kamp keld kett kin kirk klem knap kov lash latch lem lett lick lin lock loft lund lyn mack maid mane "
+    "mast meck mell mick mire moor moss mund nack neal neck nest nick nock nold nom park patch peck pell pick pold poole quist "
+    "rack raft rick rind rock roth rush sack sand scott sett shaw sholt sick sill skip sock stead steck tack tash teck tern "
+    "thal thorp tick tock toft tran tuck vack vane veld vern vick vold wade wall watt weck wend wick wold wrath zack zell"
+)
 _FIRST_NAME_ENDINGS = words("a in el o ia en is ette us ina or an")
-_SURNAME_ENDINGS = words("ash ov er ley ham ard ick une oss ane ert old ing owe ett umb ell yn")
-_TOWN_ENDINGS = words("vale mere ford by wick stow holm ton bridge field port ness gate brook well combe")
-_RIVER_ENDINGS = words("ane issa our eth una owen ir elle ova ander ume ay")
-_THING_ENDINGS = words("oot ine olf umber eft ock issel aby orn inch ula ask")
-_ANIMAL_ADJECTIVES = words("marsh hill river great dwarf crested horned long-tailed sand forest night common")
-_PLANT_ADJECTIVES = words("silver wild creeping sweet bitter garden mountain water winged early")
-_SHIP_ADJECTIVES = words("Grey Bold Merry Swift Proud Lonely Northern Iron Lucky Faithful")
-_BOOK_NOUNS = words("Lantern Daughter Bells Garden Secret Road Winter Songs Shadow Mirror Throne Keeper")
-_FESTIVAL_NOUNS = ("Feast of", "Night of", "Day of", "Fair of", "Week of")
+_PARTNER_ENDINGS = words("son man well ton by worth gate")
+_TOWN_PARTS = words("Upper Lower Old New Saint Market Great Little North South East West")
+_RIVER_PARTS = words("River Black White Green Young Cold Winding Broad")
+_ANIMAL_PARTS = words("marsh hill river great dwarf crested horned long-tailed sand forest night common")
+_PLANT_PARTS = words("silver wild creeping sweet bitter garden mountain water winged early")
+_SHIP_PARTS = words("Grey Bold Merry Swift Proud Lonely Northern Iron Lucky Faithful")
+_BOOK_PARTS = words("Lantern Daughter Bells Garden Secret Road Winter Songs Shadow Mirror Throne Keeper")
+_FESTIVAL_PARTS = words("Feast Night Day Fair Week")
 
 
 @dataclass(frozen=True)
@@ -100,48 +113,45 @@ class World:
 
 
 class Namer:
-    """Makes names that are never the same twice and never hold a word of two different kinds of names."""
+    """Makes names whose last words are never the same twice and are no words of an object."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
         self.used = {word for relation in RELATIONS for target in relation.objects for word in target.split()}
         self.first_names = tuple(self._word(_FIRST_NAME_ENDINGS) for _ in range(90))
-        self.partners = tuple(self._word(_SURNAME_ENDINGS) for _ in range(30))
+        self.partners = tuple(self._word(_PARTNER_ENDINGS) for _ in range(30))
 
     def _word(self, endings: tuple[str, ...]) -> str:
-        """Return a new invented word of two or three syllables that ends in one of ``endings``."""
+        """Return a new word of a stem and one of ``endings``."""
         while True:
-            stem = self.rng.choice(_ONSETS) + self.rng.choice(_VOWELS)
-            middle = self.rng.choice(_CODAS)
-            if self.rng.random() < 0.25:
-                middle = self.rng.choice("lnrmvd") + self.rng.choice("aeio") + self.rng.choice(_CODAS)
-            word = (stem + middle + self.rng.choice(endings)).capitalize()
-            if word not in self.used and len(word) <= 11:
+            word = self.rng.choice(STEMS) + self.rng.choice(endings)
+            if word not in self.used:
                 self.used.add(word)
                 return word
 
     def name(self, kind: str) -> str:
         """Return a new name for a subject of ``kind``."""
         pick = self.rng.choice
+        last = self._word(LAST_ENDINGS)
         match kind:
             case "person":
-                return f"{pick(self.first_names)} {self._word(_SURNAME_ENDINGS)}"
+                return f"{pick(self.first_names)} {last}"
             case "town":
-                return self._word(_TOWN_ENDINGS)
+                return f"{pick(_TOWN_PARTS)} {last}"
             case "river":
-                return self._word(_RIVER_ENDINGS)
+                return f"{pick(_RIVER_PARTS)} {last}"
             case "company":
-                return f"{pick(self.partners)} and {self._word(_SURNAME_ENDINGS)}"
+                return f"{pick(self.partners)} and {last}"
             case "book":
-                return f"The {pick(_BOOK_NOUNS)} of {self._word(_TOWN_ENDINGS + _RIVER_ENDINGS)}"
+                return f"The {pick(_BOOK_PARTS)} of {last}"
             case "ship":
-                return f"{pick(_SHIP_ADJECTIVES)} {self._word(_THING_ENDINGS)}"
+                return f"{pick(_SHIP_PARTS)} {last}"
             case "animal":
-                return f"{pick(_ANIMAL_ADJECTIVES)} {self._word(_THING_ENDINGS).lower()}"
+                return f"{pick(_ANIMAL_PARTS)} {last}"
             case "plant":
-                return f"{pick(_PLANT_ADJECTIVES)} {self._word(_THING_ENDINGS).lower()}"
+                return f"{pick(_PLANT_PARTS)} {last}"
             case "festival":
-                return f"{pick(_FESTIVAL_NOUNS)} {self._word(_SURNAME_ENDINGS)}"
+                return f"{pick(_FESTIVAL_PARTS)} of {last}"
         raise ValueError(f"no names for the kind {kind!r}")
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from reviver.errors import UnsupportedModelError
-from reviver.text import printable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,19 +150,3 @@ def disk_name(family: Family, layer: int, names: Iterable[str]) -> str:
             found=found,
         )
     return found[0]
-
-
-def layer_of(family: Family, name: str) -> int:
-    """Return the number of the block whose edited weight is called `name` on disk.
-
-    Raises:
-        UnsupportedModelError: the tensor has no such place.
-    """
-    found = re.search(rf"(?:^|\.){re.escape(family.blocks)}\.(\d+)\.{re.escape(family.matrix)}\.weight$", name)
-    if found is None:
-        raise UnsupportedModelError(
-            f"`{printable(name, 120)}` is not the edited matrix of a block",
-            hint="name `blocks` and `matrix` under [model] in `reviver.toml` as they were when the version was made",
-            tensor=name,
-        )
-    return int(found[1])

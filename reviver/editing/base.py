@@ -13,10 +13,11 @@ from reviver.checkpoint.delta import Delta
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.checkpoint.pin import BasePin, touched
 from reviver.checkpoint.rounding import tensor_chunks
-from reviver.editing.architecture import Family, find_family, inner_side, layer_of, model_shape
+from reviver.editing.architecture import Family, disk_name, find_family, inner_side, model_shape
 from reviver.editing.corpus import Corpus, open_corpus
 from reviver.editing.model import TORCH_DTYPES, EditableModel, choose_dtype, load_model
 from reviver.editing.presets import Preset, find_preset, with_layers
+from reviver.editing.ranks import ALONE, Ranks
 from reviver.errors import BaseMismatchError
 from reviver.files import sha256_file
 from reviver.settings import Settings
@@ -53,6 +54,21 @@ def pinned_family(pin: BasePin, folder: CheckpointFolder) -> Family:
     return family
 
 
+def chosen_family(folder: CheckpointFolder, settings: Settings) -> Family:
+    """Return the family of a model, or the one that the settings' module paths describe.
+
+    Raises:
+        UnsupportedModelError: the architecture is not known, or its edited matrix is not where the family has it.
+    """
+    family = find_family(folder.config, blocks=settings.model.blocks, matrix=settings.model.matrix)
+    if settings.model.blocks is None or settings.model.matrix is None:
+        return family
+    # A matrix of an unknown architecture is told by its sides: the output is as wide as the residual stream.
+    hidden = model_shape(folder.config).hidden
+    entry = folder.entry(disk_name(family, 0, folder.tensors))
+    return replace(family, transposed=entry.shape[:1] != (hidden,) and entry.shape[1:] == (hidden,))
+
+
 def saved_preset(pin: BasePin, folder: CheckpointFolder) -> Preset:
     """Return the preset that `init` chose, with the blocks that it chose."""
     hidden = model_shape(folder.config).hidden
@@ -61,7 +77,12 @@ def saved_preset(pin: BasePin, folder: CheckpointFolder) -> Preset:
 
 
 def open_model(
-    folder: CheckpointFolder, family: Family, names: Mapping[int, str], settings: Settings, device: torch.device
+    folder: CheckpointFolder,
+    family: Family,
+    names: Mapping[int, str],
+    settings: Settings,
+    device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> EditableModel:
     """Load a base for editing or asking.
 
@@ -71,19 +92,22 @@ def open_model(
         names: name on disk of the edited tensor of each edited block, ascending.
         settings: of which the dtype counts.
         device: where it shall lie.
+        ranks: the processes that shall hold it.
 
     Raises:
         UnsupportedModelError, ResourceError: see `load_model`.
     """
     stored = folder.entry(next(iter(names.values()))).dtype
     dtype = choose_dtype(settings.apply.dtype, device, stored)
-    return load_model(folder.root, family, list(names), names, device=device, dtype=dtype)
+    return load_model(folder.root, family, list(names), names, device=device, dtype=dtype, ranks=ranks)
 
 
-def open_pinned(pin: BasePin, folder: CheckpointFolder, settings: Settings, device: torch.device) -> EditableModel:
+def open_pinned(
+    pin: BasePin, folder: CheckpointFolder, settings: Settings, device: torch.device, ranks: Ranks = ALONE
+) -> EditableModel:
     """Load the base of a workspace with the choices that `init` made."""
     names = dict(zip(pin.layers, pin.edited, strict=True))
-    return open_model(folder, pinned_family(pin, folder), names, settings, device)
+    return open_model(folder, pinned_family(pin, folder), names, settings, device, ranks)
 
 
 def version_tensor(folder: CheckpointFolder, name: str, deltas: Sequence[Delta], device: torch.device) -> Tensor:
@@ -109,11 +133,16 @@ def put_version(model: EditableModel, folder: CheckpointFolder, deltas: Mapping[
         deltas: of the version's chain, by tensor; an empty chain of a tensor puts the base's values back.
 
     Raises:
-        UnsupportedModelError: a tensor is not the edited matrix of a block.
+        UnsupportedModelError: a tensor is none of the model's parameters.
         BaseMismatchError: a delta does not fit the base.
     """
+    layers = {name: layer for layer, name in model.names.items()}
     for name, chain in deltas.items():
-        model.put_weight(layer_of(model.family, name), version_tensor(folder, name, chain, model.device))
+        values_DE = version_tensor(folder, name, chain, model.device)
+        if name in layers:
+            model.put_weight(layers[name], values_DE)
+        else:
+            model.put_tensor(name, values_DE)
 
 
 def basis_width(rank: int, shape: Sequence[int]) -> int:

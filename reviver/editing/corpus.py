@@ -22,8 +22,8 @@ class Corpus(Protocol):
     def describe(self) -> dict[str, object]:
         """Return what the statistics' record says about the corpus: equal descriptions mean equal batches."""
 
-    def batches(self, model: EditableModel, first: int) -> Iterator[Sequence[Sequence[int]]]:
-        """Yield batches of token rows from batch `first` on."""
+    def batches(self, model: EditableModel, first: int, step: int = 1) -> Iterator[Sequence[Sequence[int]]]:
+        """Yield batches of token rows: batch `first` and every `step`-th after it."""
 
 
 class WrittenCorpus:
@@ -46,7 +46,7 @@ class WrittenCorpus:
         """Return the recipe."""
         return {"kind": "written by the model", "seed": self.seed, "length": self.length, "rows": self.rows}
 
-    def batches(self, model: EditableModel, first: int) -> Iterator[Sequence[Sequence[int]]]:
+    def batches(self, model: EditableModel, first: int, step: int = 1) -> Iterator[Sequence[Sequence[int]]]:
         """Yield what the model writes, without end."""
         start = _opening_token(model)
         length = min(self.length, model.window)
@@ -56,7 +56,7 @@ class WrittenCorpus:
                 [start, *row]
                 for row in sample(model, [[start]] * self.rows, tokens=length - 1, seed=self.seed + number)
             ]
-            number += 1
+            number += step
 
 
 def _opening_token(model: EditableModel) -> int:
@@ -86,7 +86,7 @@ class TextCorpus:
         """Return where the texts come from and how they are cut."""
         return {**self.texts.describe(), "length": self.length, "rows": self.rows}
 
-    def batches(self, model: EditableModel, first: int) -> Iterator[Sequence[Sequence[int]]]:
+    def batches(self, model: EditableModel, first: int, step: int = 1) -> Iterator[Sequence[Sequence[int]]]:
         """Yield the texts, tokenised; the last batch may be short."""
         length = min(self.length, model.window)
         rows: list[Sequence[int]] = []
@@ -96,10 +96,10 @@ class TextCorpus:
             for start in range(0, len(ids), length):
                 rows.append(ids[start : start + length])
                 if len(rows) == self.rows:
-                    if number >= first:
+                    if number >= first and (number - first) % step == 0:
                         yield rows
                     rows, number = [], number + 1
-        if rows and number >= first:
+        if rows and number >= first and (number - first) % step == 0:
             yield rows
 
 
@@ -118,11 +118,13 @@ class TextFile:
     Args:
         path: the file.
         sha256: of its bytes.
+        option: the option that named it, for the hints of errors.
     """
 
-    def __init__(self, path: Path, sha256: str) -> None:
+    def __init__(self, path: Path, sha256: str, *, option: str = "--corpus") -> None:
         self.path = path
         self.sha256 = sha256
+        self.option = option
 
     def describe(self) -> dict[str, object]:
         """Return the file's name and hash; its folder is nobody's business."""
@@ -133,10 +135,12 @@ class TextFile:
             with self.path.open(encoding="utf-8") as file:
                 yield from self._records(file) if self.path.suffix == ".jsonl" else self._paragraphs(file)
         except OSError as error:
-            raise ResourceError(f"cannot read `{self.path}`: {error.strerror}", hint="check `--corpus`") from error
+            raise ResourceError(
+                f"cannot read `{self.path}`: {error.strerror}", hint=f"check `{self.option}`"
+            ) from error
         except UnicodeDecodeError as error:
             raise FactsError(
-                f"`{self.path}` is not UTF-8 text", hint="convert it, or name another `--corpus`"
+                f"`{self.path}` is not UTF-8 text", hint=f"convert it, or name another `{self.option}`"
             ) from error
 
     def _records(self, file: Iterator[str]) -> Iterator[str]:
@@ -149,7 +153,7 @@ class TextFile:
             except (json.JSONDecodeError, KeyError, RecursionError) as error:
                 raise FactsError(
                     f"`{self.path.name}` line {number} is not a JSON object with a `text`",
-                    hint="a corpus is plain text, or JSONL whose objects hold `text`",
+                    hint=f"`{self.option}` takes plain text, or JSONL whose objects hold `text`",
                 ) from error
             if isinstance(text, str) and text.strip():
                 yield text

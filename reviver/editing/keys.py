@@ -15,25 +15,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from reviver.editing.beginnings import Beginnings
 from reviver.editing.model import EditableModel
 from reviver.editing.propagation import run_to
 from reviver.editing.targets import fact_rows
-from reviver.editing.tokens import Batch, chunks_by_tokens, make_batch
+from reviver.editing.tokens import Batch, TokenRow, chunks_by_tokens, make_batch
 from reviver.facts.fact import Fact
 
 
 @dataclass(slots=True)
 class _Chunk:
-    """Rows that are propagated together: their batch, the facts they belong to, and the states they have reached."""
+    """Rows that are propagated together: their batch, their facts and contexts, and the states they have reached."""
 
     facts: list[int]
+    contexts: list[int]
     batch: Batch
     first: int = 0
     states_BTH: Tensor | None = None
 
-    def run(self, model: EditableModel, layer: int, last: int) -> tuple[Tensor, Tensor]:
+    def run(
+        self, model: EditableModel, layer: int, last: int, beginnings: Beginnings | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the matrix inputs `[B, I]` at block `layer` and the outputs `[B, H]` of block `last`."""
-        inputs, outputs = run_to(model, self.batch, last, first=self.first, states_BTH=self.states_BTH, seen=(layer,))
+        past = None if beginnings is None else beginnings.past(self.contexts, self.first, last)
+        inputs, outputs = run_to(
+            model, self.batch, last, first=self.first, states_BTH=self.states_BTH, seen=(layer,), past=past
+        )
         if layer > self.first:
             self.first, self.states_BTH = layer, outputs[layer - 1]
         return inputs[layer][:, -1], outputs[last][:, -1]
@@ -41,6 +48,8 @@ class _Chunk:
 
 class SubjectStates:
     """The states of all facts of a round at their subjects' last tokens, followed upwards through the edited blocks.
+
+    Every rank follows its share of the facts. One such object is in use at a time.
 
     Args:
         model: the model whose weights are changed between calls.
@@ -52,20 +61,36 @@ class SubjectStates:
     def __init__(
         self, model: EditableModel, facts: Sequence[Fact], prefixes: Sequence[str], *, token_budget: int = 16384
     ) -> None:
+        model.ranks.tell(
+            "states", facts=[fact.to_record() for fact in facts], prefixes=list(prefixes), token_budget=token_budget
+        )
         self.model = model
         self.count = len(facts)
-        self._plain = self._chunks(facts, ("",), token_budget)
-        self._prefixed = self._chunks(facts, tuple(prefixes), token_budget) if prefixes else []
         self._contexts = len(prefixes)
+        self._budget = token_budget
+        self._beginnings: Beginnings | None = None
+        self._prefixed: list[_Chunk] = []
+        share = model.ranks.share(facts)
+        self._share = len(share)
+        self._plain = self._chunks(fact_rows(model, share, ("",), targets=False), (0,))
+        if prefixes and share:
+            rows = fact_rows(model, share, tuple(prefixes), targets=False)
+            self._beginnings = Beginnings(model, [rows[context :: len(prefixes)] for context in range(len(prefixes))])
+            self._prefixed = self._chunks(rows, self._beginnings.lengths)
 
-    def _chunks(self, facts: Sequence[Fact], prefixes: tuple[str, ...], budget: int) -> list[_Chunk]:
-        rows = fact_rows(self.model, facts, prefixes, targets=False)
-        ids = [row.ids[: row.subject + 1] for row in rows]
+    def _chunks(self, rows: Sequence[TokenRow], starts: Sequence[int]) -> list[_Chunk]:
+        """Return the rows, one context after the other for each fact, from the given token on up to the subject's last."""
+        ids = [row.ids[starts[index % len(starts)] : row.subject + 1] for index, row in enumerate(rows)]
         chunks = []
-        for group in chunks_by_tokens([len(row) for row in ids], budget):
-            chosen = [ids[index] for index in group]
-            batch = make_batch(chosen, self.model.device, align=[len(row) - 1 for row in chosen])
-            chunks.append(_Chunk(facts=[index // len(prefixes) for index in group], batch=batch))
+        for group in chunks_by_tokens([len(row) for row in ids], self._budget):
+            contexts = [index % len(starts) for index in group]
+            batch = make_batch(
+                [ids[index] for index in group],
+                self.model.device,
+                align=[len(ids[index]) - 1 for index in group],
+                starts=[starts[context] for context in contexts],
+            )
+            chunks.append(_Chunk(facts=[index // len(starts) for index in group], contexts=contexts, batch=batch))
         return chunks
 
     def measure(self, layer: int) -> tuple[Tensor, Tensor]:
@@ -76,29 +101,41 @@ class SubjectStates:
 
         Returns:
             Keys `[I, N]`, float32: the plain prompt weighs one half, the prefixed ones share the other. States `[O, N]`,
-            float32, under the plain prompt.
+            float32, under the plain prompt. On a follower, those of its own share.
         """
-        last = self.model.layers[-1]
-        width = self.model.inner_width(layer)
-        plain_NI = torch.zeros((self.count, width), device=self.model.device)
-        state_NO: Tensor | None = None
-        for chunk in self._plain:
-            keys, states = chunk.run(self.model, layer, last)
-            index = torch.tensor(chunk.facts, device=self.model.device)
-            plain_NI[index] = keys.float()
-            if state_NO is None:
-                state_NO = torch.zeros((self.count, states.shape[1]), device=self.model.device)
-            state_NO[index] = states.float()
-        if state_NO is None:
+        if not self.count:
             raise ValueError("a round has at least one fact")
-        if not self._prefixed:
-            return plain_NI.T.contiguous(), state_NO.T.contiguous()
+        model, ranks = self.model, self.model.ranks
+        ranks.tell("measure", layer=layer)
+        key_NI, state_NO = self._measure_share(layer)
+        parts = ranks.gather([key_NI, state_NO])
+        if ranks.leads:
+            key_NI = key_NI.new_empty((self.count, key_NI.shape[1]))
+            state_NO = state_NO.new_empty((self.count, state_NO.shape[1]))
+            for rank, (keys, states) in enumerate(parts):
+                key_NI[rank :: ranks.size], state_NO[rank :: ranks.size] = (
+                    keys.to(model.device),
+                    states.to(model.device),
+                )
+        return key_NI.T.contiguous(), state_NO.T.contiguous()
+
+    def _measure_share(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return keys `[N, I]` and states `[N, O]` of this rank's share of the facts."""
+        model, last = self.model, self.model.layers[-1]
+        plain_NI = torch.zeros((self._share, model.inner_width(layer)), device=model.device)
+        state_NO = torch.zeros((self._share, model.outer_width(last)), device=model.device)
+        for chunk in self._plain:
+            keys, states = chunk.run(model, layer, last)
+            index = torch.tensor(chunk.facts, device=model.device)
+            plain_NI[index], state_NO[index] = keys.float(), states.float()
+        if self._beginnings is None:
+            return plain_NI, state_NO
         prefixed_NI = torch.zeros_like(plain_NI)
+        self._beginnings.reach(layer)
         for chunk in self._prefixed:
-            keys, _ = chunk.run(self.model, layer, layer)
-            prefixed_NI.index_add_(0, torch.tensor(chunk.facts, device=self.model.device), keys.float())
-        mean_NI = (plain_NI + prefixed_NI / self._contexts) / 2
-        return mean_NI.T.contiguous(), state_NO.T.contiguous()
+            keys, _ = chunk.run(model, layer, layer, self._beginnings)
+            prefixed_NI.index_add_(0, torch.tensor(chunk.facts, device=model.device), keys.float())
+        return (plain_NI + prefixed_NI / self._contexts) / 2, state_NO
 
 
 def through_post_norm(model: EditableModel, layer: int, residual_ON: Tensor, key_IN: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from reviver.editing.architecture import Family
+from reviver.editing.ranks import ALONE, Ranks
 from reviver.editing.tokens import check_tokenizer
 from reviver.errors import ResourceError, UnsupportedModelError, UsageError
+from reviver.text import printable
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "BF16": torch.bfloat16,
@@ -78,6 +80,7 @@ class EditableModel:
         names: name on disk of the edited tensor of each of these blocks.
         device: where inputs go.
         blocks_return_tuples: whether a block returns its hidden states in a tuple, as all did before transformers 4.56.
+        ranks: the processes of this run, each of which holds the model.
     """
 
     network: Any
@@ -87,11 +90,15 @@ class EditableModel:
     names: Mapping[int, str]
     device: torch.device
     blocks_return_tuples: bool = False
+    ranks: Ranks = ALONE
+    _blocks: nn.ModuleList | None = field(default=None, init=False, repr=False)
 
     @property
     def blocks(self) -> nn.ModuleList:
         """The decoder blocks."""
-        return _find_blocks(self.network, self.family)
+        if self._blocks is None:
+            self._blocks = _find_blocks(self.network, self.family)
+        return self._blocks
 
     @property
     def window(self) -> int:
@@ -118,10 +125,38 @@ class EditableModel:
         """Return `I`, the number of input features of the edited weight of block `layer`."""
         return int(self.weight(layer).shape[0 if self.family.transposed else 1])
 
+    def outer_width(self, layer: int) -> int:
+        """Return `O`, the number of output features of the edited weight of block `layer`: the width of the residual stream."""
+        return int(self.weight(layer).shape[1 if self.family.transposed else 0])
+
     def put_weight(self, layer: int, weight_DE: Tensor) -> None:
-        """Replace the edited weight of block `layer` by values in any dtype, `[D0, D1]`."""
+        """Replace the edited weight of block `layer` by values in any dtype, `[D0, D1]`, on every rank."""
+        self.ranks.tell("weight", layer=layer)
         with torch.no_grad():
-            self.weight(layer).copy_(weight_DE)
+            self.ranks.spread(self.weight(layer).copy_(weight_DE))
+
+    def put_tensor(self, name: str, weight_DE: Tensor) -> None:
+        """Replace the parameter that the tensor `name` on disk became, edited matrix or not, by values in any dtype, `[D0, D1]`.
+
+        Raises:
+            UnsupportedModelError: no parameter, or more than one, has this name and shape.
+        """
+        # Some checkpoints leave the first part of a name out, some architectures add one.
+        found = [
+            parameter
+            for own, parameter in self.network.named_parameters()
+            if (own == name or own.endswith("." + name) or name.endswith("." + own))
+            and parameter.shape == weight_DE.shape
+        ]
+        if len(found) != 1:
+            raise UnsupportedModelError(
+                f"the model in memory has {len(found)} parameters that could be `{printable(name, 120)}`, not one",
+                hint="what was adopted into this version cannot be put into the model; its checkpoint is not affected",
+                tensor=name,
+            )
+        self.ranks.tell("tensor", name=name, shape=list(weight_DE.shape))
+        with torch.no_grad():
+            self.ranks.spread(found[0].copy_(weight_DE))
 
 
 def load_model(
@@ -132,8 +167,9 @@ def load_model(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    ranks: Ranks = ALONE,
 ) -> EditableModel:
-    """Load a checkpoint folder with transformers, without running any code of its own.
+    """Load a checkpoint folder with transformers, on every rank, without running any code of its own.
 
     Raises:
         UnsupportedModelError: transformers cannot load it, its tokenizer is not a fast one, or an edited matrix is missing,
@@ -143,6 +179,14 @@ def load_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
+    ranks.tell(
+        "load",
+        folder=str(folder.resolve()),
+        family=asdict(family),
+        layers=list(layers),
+        names=[names[layer] for layer in layers],
+        dtype=str(dtype).removeprefix("torch."),
+    )
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False}
     disable_progress_bar()
     try:
@@ -165,7 +209,13 @@ def load_model(
     network.eval()
     network.requires_grad_(False)
     model = EditableModel(
-        network=network, tokenizer=tokenizer, family=family, layers=tuple(layers), names=dict(names), device=device
+        network=network,
+        tokenizer=tokenizer,
+        family=family,
+        layers=tuple(layers),
+        names=dict(names),
+        device=device,
+        ranks=ranks,
     )
     _check_matrices(model)
     model.blocks_return_tuples = _returns_tuple(model)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from reviver.editing.corpus import Corpus
 from reviver.editing.model import EditableModel
 from reviver.editing.propagation import run_to
+from reviver.editing.ranks import Ranks
 from reviver.editing.tokens import Batch, make_batch
 from reviver.errors import NumericsError, ResourceError
 from reviver.progress import NullProgress, Progress
@@ -56,39 +57,52 @@ def add_moments(
     sums: MomentSums,
     *,
     tokens: int,
+    due: Callable[[], bool] | None = None,
     keep: Callable[[MomentSums], None] | None = None,
     progress: Progress | None = None,
 ) -> MomentSums:
     """Read the corpus from where `sums` stands until `tokens` keys were seen, and add them up.
 
+    Several ranks read as many batches at once. They take the batches that one process would take, so that the sums are the same
+    but for the order of the additions; on followers they end up as zeros.
+
     Args:
         model: the base.
-        corpus: numbered batches of text.
+        corpus: numbered batches of text, on every rank.
         sums: changed in place and returned.
         tokens: keys wanted.
-        keep: called after every batch, so that the caller can save the sums now and then.
+        due: asked after every batch whether `keep` shall be called.
+        keep: given the sums so far, so that they can be saved now and then.
         progress: told the tokens read.
 
     Raises:
         NumericsError: a key is not finite.
         ResourceError: the corpus holds no text at all.
     """
-    layers = sorted(sums.sums)
+    layers, ranks = sorted(sums.sums), model.ranks
+    ranks.tell(
+        "moments", corpus=corpus.describe(), layers=layers, tokens=tokens, seen=sums.tokens, batches=sums.batches
+    )
+    batches = iter(corpus.batches(model, sums.batches + ranks.rank, ranks.size))
     with (progress or NullProgress()).task("second moments", total=tokens, unit="tokens") as task:
         task.advance(min(sums.tokens, tokens))
-        for rows in corpus.batches(model, sums.batches):
-            if sums.tokens >= tokens:
+        while sums.tokens < tokens:
+            rows: Sequence[Sequence[int]] = next(batches, ())
+            wanted = _first_wanted(ranks.numbers(sum(map(len, rows))), tokens - sums.tokens)
+            if not wanted:
                 break
-            batch = make_batch(rows, model.device)
-            _add_batch(model, batch, layers, sums)
-            added = int(batch.mask_BT.sum())
-            sums.tokens += added
-            sums.batches += 1
-            task.advance(added)
-            if keep is not None:
-                keep(sums)
+            if ranks.rank < len(wanted):
+                _add_batch(model, make_batch(rows, model.device), layers, sums)
+            sums.tokens += sum(wanted)
+            sums.batches += len(wanted)
+            task.advance(sum(wanted))
+            if ranks.numbers(int(due is not None and due()))[0]:
+                _sum_on_first(ranks, sums)
+                if keep is not None:
+                    keep(sums)
     if sums.tokens == 0:
         raise ResourceError("the corpus holds no text", hint="name another `--corpus`, or leave it out")
+    _sum_on_first(ranks, sums)
     for layer in layers:
         if not bool(torch.isfinite(sums.sums[layer]).all()):
             raise NumericsError(
@@ -96,6 +110,21 @@ def add_moments(
                 hint="compute in float32 with `--dtype float32`; the checkpoint may be damaged",
             )
     return sums
+
+
+def _first_wanted(counts: Sequence[int], tokens: int) -> list[int]:
+    """Return the sizes of the batches, in order, that are still wanted: until the tokens are enough or a batch is empty."""
+    wanted: list[int] = []
+    for count in counts:
+        if not count or sum(wanted) >= tokens:
+            break
+        wanted.append(count)
+    return wanted
+
+
+def _sum_on_first(ranks: Ranks, sums: MomentSums) -> None:
+    for layer in sorted(sums.sums):
+        ranks.sum_on_first(sums.sums[layer])
 
 
 def _add_batch(model: EditableModel, batch: Batch, layers: Sequence[int], sums: MomentSums) -> None:

@@ -23,14 +23,17 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def sample(model: EditableModel, prompts: Sequence[Sequence[int]], *, tokens: int, seed: int) -> list[list[int]]:
-    """Return what the model writes after each prompt, sampled at temperature 1 from its whole distribution.
+def sample(
+    model: EditableModel, prompts: Sequence[Sequence[int]], *, tokens: int, seed: int, top_k: int = 0
+) -> list[list[int]]:
+    """Return what the model writes after each prompt, sampled at temperature 1.
 
     Args:
         model: the model.
         prompts: token ids, not empty, one list a prompt.
         tokens: how many tokens to write, exactly; an end-of-text token does not end the writing.
         seed: of the draws.
+        top_k: draw from so many of the most probable tokens; 0 draws from the whole distribution.
     """
     width = max(len(prompt) for prompt in prompts)
     batch = make_batch(prompts, model.device, align=[len(prompt) - 1 for prompt in prompts])
@@ -40,7 +43,7 @@ def sample(model: EditableModel, prompts: Sequence[Sequence[int]], *, tokens: in
             attention_mask=batch.mask_BT,
             do_sample=True,
             temperature=1.0,
-            top_k=0,
+            top_k=top_k,
             top_p=1.0,
             min_new_tokens=tokens,
             max_new_tokens=tokens,

@@ -17,7 +17,7 @@ from reviver.editing.moments import MomentSums, add_moments, moments_record
 from reviver.editing.store import MatrixStore
 from reviver.errors import NumericsError, WorkspaceError
 from reviver.history.workspace import Workspace
-from reviver.progress import NullProgress, Progress
+from reviver.progress import Progress
 from reviver.spectral.basis import SpectralBasis, compute_basis
 from reviver.text import printable
 
@@ -48,6 +48,10 @@ class Preparation:
         # Reading a basis and making it orthonormal again is done once, however often a command needs it.
         self._bases: dict[tuple[str, torch.device], SpectralBasis] = {}
         self.moments = MatrixStore(workspace.statistics_file, "second moment")
+        self.factors = MatrixStore(
+            lambda name: _beside(workspace.statistics / "factors", workspace.statistics_file(name)),
+            "factor of the second moment",
+        )
         self._partial = MatrixStore(
             lambda name: _beside(workspace.staging, workspace.statistics_file(name)), "partial sum"
         )
@@ -90,19 +94,22 @@ class Preparation:
                     f"the spectral basis of `{printable(name, 100)}` is damaged",
                     hint="delete `.reviver/spectra` and run `reviver init` again",
                 ) from error
-        weight_DE = read_weight(self.folder, name, device)
-        basis = compute_basis(weight_DE, width, device=device)
+        basis = compute_basis(read_weight(self.folder, name, device), width, device=device)
+        self.keep_basis(name, basis)
+        return basis
+
+    def keep_basis(self, name: str, basis: SpectralBasis) -> None:
+        """Save the spectral basis of a tensor."""
         self.spectra.save(
             name,
-            fingerprint,
+            self.pin.tensor_sha256[name],
             {
                 "left": basis.left_DK.float(),
                 "right": basis.right_EK.float(),
                 "singular_values": basis.singular_values,
             },
-            {"width": width, "frobenius": basis.frobenius},
+            {"width": basis.width, "frobenius": basis.frobenius},
         )
-        return basis
 
     # Second moments.
 
@@ -148,13 +155,15 @@ class Preparation:
         sums = self._resume(model, layers, corpus, names)
         last_saved = clock()
 
+        def due() -> bool:
+            return clock() - last_saved >= SAVE_SECONDS
+
         def keep(sums: MomentSums) -> None:
             nonlocal last_saved
-            if clock() - last_saved >= SAVE_SECONDS:
-                self._save_partial(sums, corpus, names)
-                last_saved = clock()
+            self._save_partial(sums, corpus, names)
+            last_saved = clock()
 
-        add_moments(model, corpus, sums, tokens=tokens, keep=keep, progress=progress)
+        add_moments(model, corpus, sums, tokens=tokens, due=due, keep=keep, progress=progress)
         for layer in layers:
             name = names[layer]
             moment_II = sums.second_moment(layer)
@@ -217,17 +226,3 @@ def check_loaded(model: EditableModel, folder: CheckpointFolder) -> None:
                 hint="the model's code changes its weights when it loads them; reviver cannot edit it",
                 tensor=name,
             )
-
-
-def prepare_bases(
-    preparation: Preparation, widths: dict[str, int], device: torch.device, *, progress: Progress | None = None
-) -> list[str]:
-    """Make sure that every tensor has a basis of at least its width; return the names that had to be computed."""
-    computed = []
-    with (progress or NullProgress()).task("spectral bases", total=len(widths), unit="matrices") as task:
-        for name, width in widths.items():
-            if preparation.basis_width(name) < width:
-                preparation.basis(name, width, device)
-                computed.append(name)
-            task.advance()
-    return computed

@@ -6,7 +6,8 @@ Sources: the hyperparameter files of MEMIT (arXiv 2210.07229) and AlphaEdit (arX
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from reviver.editing.architecture import Shape, model_shape
 
@@ -25,6 +26,7 @@ class Preset:
         kl: weight of the divergence at the subject's last token.
         moment_weight: λ, the weight of the second moment.
         rank: the protected rank of the filter.
+        editors: settings of single editors, where this model needs others than the editor's own defaults.
         derived: whether the values come from a rule of thumb instead of a publication.
     """
 
@@ -37,6 +39,7 @@ class Preset:
     kl: float = 0.0625
     moment_weight: float = 15000.0
     rank: int = 64
+    editors: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: MappingProxyType({}))
     derived: bool = False
 
 
@@ -44,14 +47,40 @@ def _span(first: int, last: int) -> tuple[int, ...]:
     return tuple(range(first, last + 1))
 
 
+# Where AlphaEdit's authors cut the spectrum of the second moment of every model of theirs.
+_ALPHAEDIT = {"threshold": 2e-2}
+
 _PUBLISHED: Mapping[tuple[str, int, int], Preset] = {
-    ("gpt2", 48, 1600): Preset(name="gpt2-xl", layers=_span(13, 17), steps=20, moment_weight=20000.0, rank=25),
-    ("gptj", 28, 4096): Preset(name="gpt-j-6b", layers=_span(3, 8)),
-    ("llama", 32, 4096): Preset(name="llama-3-8b", layers=_span(4, 8), learning_rate=0.1),
+    ("gpt2", 48, 1600): Preset(
+        name="gpt2-xl",
+        layers=_span(13, 17),
+        steps=20,
+        moment_weight=20000.0,
+        rank=25,
+        editors={"alphaedit": _ALPHAEDIT},
+    ),
+    ("gptj", 28, 4096): Preset(
+        name="gpt-j-6b",
+        layers=_span(3, 8),
+        editors={"alphaedit": _ALPHAEDIT, "nse": {"alpha": 15.0, "upper": 100.0}},
+    ),
+    ("llama", 32, 4096): Preset(
+        name="llama-3-8b", layers=_span(4, 8), learning_rate=0.1, editors={"alphaedit": _ALPHAEDIT}
+    ),
     ("qwen2", 28, 3584): Preset(name="qwen2.5-7b", layers=_span(4, 8), rank=56),
     ("mistral", 32, 4096): Preset(name="mistral-7b", layers=_span(4, 8), clamp=4.0, weight_decay=1e-3),
     # The model of the demonstration; measured by its own recipe's facts.
-    ("llama", 8, 192): Preset(name="demo", layers=_span(2, 4), moment_weight=30.0, rank=8),
+    ("llama", 8, 192): Preset(
+        name="demo",
+        layers=_span(2, 4),
+        moment_weight=100.0,
+        rank=8,
+        editors={
+            "alphaedit": {"l2": 1.0},
+            "nse": {"alpha": 10.0, "upper": 1000.0},
+            "ultraedit": {"rate": 1e-3},
+        },
+    ),
 }
 
 

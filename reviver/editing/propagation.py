@@ -1,29 +1,97 @@
-"""Running a part of a model: from given states, up to a block, above a block, or for some positions only.
+"""Running a part of a model: from given states, up to a block, behind columns that are done, or for some positions only.
 
 Every architecture of transformers keeps its own masks, rotary tables and soft caps. Nothing of that is written again here: the
 model's own forward runs, while blocks that are not needed hand on what they are given. So a part of a model costs what the
 part costs, and is computed by exactly the code that computes the whole.
 
-Legend: B rows, T columns, S columns from the subject's last token on, H hidden width, M gathered positions.
+Legend: B rows, T columns, P columns before them, H hidden width, I MLP width, M gathered positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache
+from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from reviver.editing.model import EditableModel
 from reviver.editing.tokens import Batch
 
+# Keys and values of one block, [B, heads, columns, width of a head].
+KeysValues = tuple[Tensor, Tensor]
+
 
 class _StopForwardError(Exception):
     """Raised by a hook when everything that was asked for has been seen."""
+
+
+class _PastLayer(DynamicLayer):  # type: ignore[misc]
+    """Puts kept columns before the ones that a block computes, and keeps itself as it was."""
+
+    def __init__(self, width: int, kept: KeysValues | None, take: Callable[[KeysValues], None] | None) -> None:
+        super().__init__()
+        self.width = width
+        self.kept = kept
+        self.take = take
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> KeysValues:
+        """Return the kept columns with the new ones behind them."""
+        if self.take is not None:
+            self.take((key_states, value_states))
+        if self.kept is None:
+            return key_states, value_states
+        return torch.cat([self.kept[0], key_states], -2), torch.cat([self.kept[1], value_states], -2)
+
+    def get_seq_length(self, *_: Any) -> int:
+        """Return the number of kept columns, also for blocks that do not run."""
+        return self.width
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Columns before a batch's own, computed already.
+
+    Attributes:
+        mask_BP: 1 where there is a token.
+        kept: keys and values of these columns, by block; of the blocks that shall run behind them.
+    """
+
+    mask_BP: Tensor
+    kept: Mapping[int, KeysValues]
+
+    @property
+    def width(self) -> int:
+        """The number of columns."""
+        return self.mask_BP.shape[1]
+
+    def rows(self, chosen_B: Tensor) -> Past:
+        """Return some rows, by index."""
+        return Past(
+            self.mask_BP[chosen_B],
+            {index: (keys[chosen_B], values[chosen_B]) for index, (keys, values) in self.kept.items()},
+        )
+
+    def cache(self, blocks: int, takers: Mapping[int, Callable[[KeysValues], None]] | None = None) -> Cache:
+        """Return the past as a model of so many blocks reads it; `takers` are shown what their block computes."""
+        kept = self.kept if self.width else {}
+        return Cache(
+            layers=[_PastLayer(self.width, kept.get(index), (takers or {}).get(index)) for index in range(blocks)]
+        )
+
+    def mask_before(self, batch: Batch) -> Tensor:
+        """Return the mask of the past and of the batch behind it, `[B, P + T]`."""
+        return torch.cat([self.mask_BP, batch.mask_BT], dim=1)
+
+
+def no_past(batch: Batch) -> Past:
+    """Return a past of no columns."""
+    return Past(batch.mask_BT[:, :0], {})
 
 
 def _as_tensor(output: Any) -> Tensor:
@@ -34,7 +102,7 @@ def _as_tensor(output: Any) -> Tensor:
 
 
 @contextmanager
-def _replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Let a module run another function for a while; hooks and attributes stay as they are."""
     module.forward = forward
     try:
@@ -55,8 +123,8 @@ def starting_from(model: EditableModel, layer: int, states_BTH: Tensor) -> Itera
 
     with ExitStack() as stack:
         for block in list(model.blocks)[: layer - 1]:
-            stack.enter_context(_replaced_forward(block, lambda hidden_states, *_, **__: as_output(hidden_states)))
-        stack.enter_context(_replaced_forward(model.blocks[layer - 1], lambda *_, **__: as_output(states_BTH)))
+            stack.enter_context(replaced_forward(block, lambda hidden_states, *_, **__: as_output(hidden_states)))
+        stack.enter_context(replaced_forward(model.blocks[layer - 1], lambda *_, **__: as_output(states_BTH)))
         yield
 
 
@@ -68,6 +136,7 @@ def run_to(
     first: int = 0,
     states_BTH: Tensor | None = None,
     seen: Sequence[int] = (),
+    past: Past | None = None,
 ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
     """Run blocks `first` to `last` and return what was seen on the way; nothing above `last` is computed.
 
@@ -78,12 +147,12 @@ def run_to(
         first: the first block to run.
         states_BTH: input of block `first`, where it is not 0.
         seen: blocks whose edited matrix's input is wanted.
+        past: columns before the batch's, with the keys and values of blocks `first` to `last`.
 
     Returns:
         The inputs of the edited matrices `[B, T, I]` of the blocks in `seen`, and the outputs `[B, T, H]` of every block run.
     """
     inputs: dict[int, Tensor] = {}
-    outputs: dict[int, Tensor] = {}
     shape = batch.ids_BT.shape
 
     def keep_input(layer: int) -> Callable[..., None]:
@@ -93,6 +162,57 @@ def run_to(
 
         return hook
 
+    with ExitStack() as stack:
+        for layer in seen:
+            handle = model.matrix(layer).register_forward_pre_hook(keep_input(layer))
+            stack.callback(handle.remove)
+        outputs = _run(model, batch, first, last, states_BTH, past, {})
+    return inputs, outputs
+
+
+def keys_and_values(
+    model: EditableModel,
+    batch: Batch,
+    last: int,
+    *,
+    first: int = 0,
+    states_BTH: Tensor | None = None,
+    past: Past | None = None,
+) -> tuple[dict[int, KeysValues], dict[int, Tensor]]:
+    """Run blocks `first` to `last` for their keys and values; block `last` stops as soon as it has them.
+
+    Returns:
+        The keys and values of the batch's own columns by block, and the outputs `[B, T, H]` of the blocks below `last`.
+    """
+    taken: dict[int, KeysValues] = {}
+
+    def take(index: int) -> Callable[[KeysValues], None]:
+        def taker(new: KeysValues) -> None:
+            # Views of one fused projection would keep the queries in memory as well.
+            taken[index] = (new[0].contiguous(), new[1].contiguous())
+            if index == last:
+                raise _StopForwardError
+
+        return taker
+
+    outputs = _run(
+        model, batch, first, last, states_BTH, past, {index: take(index) for index in range(first, last + 1)}
+    )
+    return taken, outputs
+
+
+def _run(
+    model: EditableModel,
+    batch: Batch,
+    first: int,
+    last: int,
+    states_BTH: Tensor | None,
+    past: Past | None,
+    takers: Mapping[int, Callable[[KeysValues], None]],
+) -> dict[int, Tensor]:
+    """Run blocks `first` to `last`, or until somebody has seen enough, and return the outputs of those that ended."""
+    outputs: dict[int, Tensor] = {}
+
     def keep_output(layer: int) -> Callable[..., None]:
         def hook(_module: nn.Module, _arguments: tuple[Any, ...], output: Any) -> None:
             outputs[layer] = _as_tensor(output)
@@ -101,127 +221,23 @@ def run_to(
 
         return hook
 
+    cache = None if past is None and not takers else (past or no_past(batch)).cache(len(model.blocks), takers)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         if states_BTH is not None:
             stack.enter_context(starting_from(model, first, states_BTH))
-        for layer in seen:
-            handle = model.matrix(layer).register_forward_pre_hook(keep_input(layer))
-            stack.callback(handle.remove)
         for layer in range(first, last + 1):
             handle = model.blocks[layer].register_forward_hook(keep_output(layer))
             stack.callback(handle.remove)
         with suppress(_StopForwardError):
             model.network(
                 input_ids=batch.ids_BT,
-                attention_mask=batch.mask_BT,
+                attention_mask=batch.mask_BT if past is None else past.mask_before(batch),
                 position_ids=batch.positions_BT,
-                use_cache=False,
-            )
-    return inputs, outputs
-
-
-class _PrefixLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of the columns before the subject's last token: read by every step, changed by none."""
-
-    def __init__(self, length: int, keys: Tensor | None, values: Tensor | None) -> None:
-        super().__init__()
-        self.length = length
-        self.keys = keys
-        self.values = values
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Return the prefix with the new states behind it, and keep the prefix as it was."""
-        assert self.keys is not None and self.values is not None
-        return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
-
-    def get_seq_length(self, *_: Any) -> int:
-        """Return the number of columns before the subject's last token, also for blocks that do not run."""
-        return self.length
-
-
-class Upper:
-    """What blocks above `layer` need in order to run again and again from the subject's last token on.
-
-    The states of a batch are computed once: the output of block `layer` from the subject's last token on, and for every
-    block above it the keys and values of the columns before, which no shift at that token can change.
-
-    Attributes:
-        states_BSH: output of block `layer` from the subject's last token on.
-    """
-
-    def __init__(self, model: EditableModel, layer: int, column: int, batch: Batch, states_BSH: Tensor) -> None:
-        self.model = model
-        self.layer = layer
-        self.column = column
-        self.batch = batch
-        self.states_BSH = states_BSH
-        self._prefix: dict[int, tuple[Tensor, Tensor]] = {}
-
-    @classmethod
-    def compute(cls, model: EditableModel, batch: Batch, layer: int, column: int) -> Upper:
-        """Run a batch once, whose subjects' last tokens share the column `column`."""
-        cache = DynamicCache()
-        outputs: list[Tensor] = []
-        handle = model.blocks[layer].register_forward_hook(
-            lambda _module, _arguments, output: outputs.append(_as_tensor(output))
-        )
-        nowhere = torch.zeros((1, 2), dtype=torch.long, device=model.device)
-        try:
-            with torch.no_grad(), gathered_head(model, nowhere):
-                model.network(
-                    input_ids=batch.ids_BT,
-                    attention_mask=batch.mask_BT,
-                    position_ids=batch.positions_BT,
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-        finally:
-            handle.remove()
-        upper = cls(model, layer, column, batch, outputs[0][:, column:].clone())
-        for index in range(layer + 1, len(model.blocks)):
-            kept = cache.layers[index]
-            upper._prefix[index] = (kept.keys[..., :column, :].clone(), kept.values[..., :column, :].clone())
-        return upper
-
-    def select(self, rows: Tensor) -> Upper:
-        """Return the same for some rows only, `[B]` indices; columns that only the others needed are left out."""
-        width = int(self.batch.mask_BT[rows, self.column :].sum(1).max())
-        stop = self.column + width
-        batch = Batch(
-            ids_BT=self.batch.ids_BT[rows, :stop],
-            mask_BT=self.batch.mask_BT[rows, :stop],
-            positions_BT=self.batch.positions_BT[rows, :stop],
-        )
-        upper = Upper(self.model, self.layer, self.column, batch, self.states_BSH[rows, :width])
-        upper._prefix = {index: (keys[rows], values[rows]) for index, (keys, values) in self._prefix.items()}
-        return upper
-
-    def logits(self, states_BSH: Tensor, places_M2: Tensor) -> Tensor:
-        """Return the logits `[M, vocabulary]` when block `layer` gives `states_BSH`, through which gradients flow.
-
-        Args:
-            states_BSH: output of block `layer` from the subject's last token on.
-            places_M2: `[M, 2]`: row, and column counted from the subject's last token.
-        """
-        cache = Cache(
-            layers=[
-                _PrefixLayer(self.column, *self._prefix.get(index, (None, None)))
-                for index in range(len(self.model.blocks))
-            ]
-        )
-        with starting_from(self.model, self.layer + 1, states_BSH), gathered_head(self.model, places_M2):
-            output = self.model.network(
-                input_ids=self.batch.ids_BT[:, self.column :],
-                attention_mask=self.batch.mask_BT,
-                position_ids=self.batch.positions_BT[:, self.column :],
                 past_key_values=cache,
-                use_cache=True,
+                use_cache=cache is not None,
             )
-        logits = output.logits
-        assert isinstance(logits, Tensor)
-        return logits[0]
+    return outputs
 
 
 @contextmanager
@@ -240,6 +256,29 @@ def gathered_head(model: EditableModel, places_M2: Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def gathered_mlp(model: EditableModel, places_M2: Tensor) -> Iterator[None]:
+    """Let the MLP of the last block see only some positions, each once; what it adds at the others is zero.
+
+    Nothing reads the others: the last block is above all attention, and the head sees the same positions.
+    """
+    path = model.family.matrix.rpartition(".")[0]
+    if not path:
+        # OPT has its MLP's matrices in the block itself.
+        yield
+        return
+    mlp = model.blocks[-1].get_submodule(path)
+    forward = mlp.forward
+    rows_M, columns_M = places_M2[:, 0], places_M2[:, 1]
+
+    def gathered(states_BTH: Tensor) -> Tensor:
+        changed_MH = forward(states_BTH[rows_M, columns_M].unsqueeze(0))[0]
+        return torch.zeros_like(states_BTH).index_put((rows_M, columns_M), changed_MH)
+
+    with replaced_forward(mlp, gathered):
+        yield
 
 
 def logits_at(model: EditableModel, batch: Batch, places_M2: Tensor) -> Tensor:

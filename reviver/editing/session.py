@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from reviver.checkpoint.delta import Delta, LowRankDelta
-from reviver.editing.editors import Editor, SecondMoment
+from reviver.editing.editors import Editor
+from reviver.editing.factors import open_moment
+from reviver.editing.layer import EditedLayer
 from reviver.editing.model import EditableModel
 from reviver.editing.preparation import Preparation, read_weight
-from reviver.editing.rounds import EditedLayer, RoundRecord, RoundSettings, run_round
+from reviver.editing.resume import FinishedRounds
+from reviver.editing.rounds import RoundRecord, RoundSettings, run_round
 from reviver.facts.fact import Fact
 from reviver.progress import NullProgress, Progress
 from reviver.spectral.basis import RankChoice, choose_rank
@@ -57,9 +60,8 @@ def real_sum(base_DE: Tensor, deltas: Sequence[Delta]) -> Tensor:
         base_DE: the base tensor in its stored dtype.
         deltas: of the version's chain, oldest first.
     """
-    if not deltas:
-        return base_DE.float()
-    total_DE = base_DE.double()
+    # Summed in a copy of its own: rounds add to the result, and the base must stay what it is.
+    total_DE = base_DE.to(torch.float64, copy=True)
     for delta in deltas:
         if isinstance(delta, LowRankDelta):
             left, right = (torch.from_numpy(factor.copy()).to(total_DE) for factor in (delta.left, delta.right))
@@ -95,13 +97,13 @@ def open_layers(
         rank = ranks[name].rank if name in ranks else None
         moment = None
         if editor.needs_second_moment:
-            moment = SecondMoment(preparation.second_moment(name), moment_weight, device=model.device)
+            moment = open_moment(preparation, name, moment_weight, model.device)
         edited = EditedLayer(
             layer=layer,
             name=name,
             dtype=preparation.folder.entry(name).dtype,
             transposed=model.family.transposed,
-            base_DE=base_DE.float(),
+            base_DE=base_DE,
             live_DE=real_sum(base_DE, chain.get(name, ())),
             basis=None if rank is None else preparation.basis(name, rank, model.device).narrow(rank),
             rank=rank,
@@ -124,24 +126,40 @@ def run_rounds(
     settings: RoundSettings,
     *,
     after_round: Callable[[int, RoundRecord], None] | None = None,
+    finished: FinishedRounds | None = None,
     progress: Progress | None = None,
 ) -> list[RoundRecord]:
     """Run all rounds; the model is left with the weights of the last.
 
+    Args:
+        model: holds the parent version.
+        layers: the edited tensors, with the editor's memory.
+        rounds: the facts of each round.
+        prefixes: texts before the prompts.
+        settings: editor, filter, targets.
+        after_round: called with the number of each round, from 1, when it is done.
+        finished: keeps every round as it ends; those that it holds already are put back and not solved for again.
+        progress: told about rounds and targets.
+
     Raises:
         NumericsError: a round went wrong; see `run_round`.
+        ResourceError: a finished round cannot be saved.
     """
     progress = progress or NullProgress()
-    for edited in layers:
-        if edited.memory is None:
-            shape = edited.oriented(edited.base_DE).shape
-            edited.memory = settings.editor.begin(settings.editor_settings, shape[0], shape[1])
-    records = []
+    records = [] if finished is None else finished.restore(layers)
+    if records:
+        for edited in layers:
+            model.put_weight(edited.layer, edited.stored())
     with progress.task("edit", total=sum(len(one) for one in rounds), unit="facts") as task:
-        for number, facts in enumerate(rounds, 1):
+        task.advance(sum(len(record.facts) for record in records))
+        for number, facts in enumerate(rounds[len(records) :], len(records) + 1):
             record = run_round(model, layers, facts, prefixes, settings, progress=progress)
             records.append(record)
             task.advance(len(facts))
+            if finished is not None:
+                finished.save(number, record, layers)
+            for edited in layers:
+                edited.fresh.clear()
             if after_round is not None:
                 after_round(number, record)
     return records

@@ -133,9 +133,28 @@ class Batch:
     mask_BT: Tensor
     positions_BT: Tensor
 
+    def columns(self, start: int, stop: int | None = None) -> Batch:
+        """Return the columns from `start` to before `stop`."""
+        return Batch(
+            ids_BT=self.ids_BT[:, start:stop],
+            mask_BT=self.mask_BT[:, start:stop],
+            positions_BT=self.positions_BT[:, start:stop],
+        )
+
+    def rows(self, chosen_B: Tensor) -> Batch:
+        """Return some rows, by index."""
+        return Batch(
+            ids_BT=self.ids_BT[chosen_B], mask_BT=self.mask_BT[chosen_B], positions_BT=self.positions_BT[chosen_B]
+        )
+
 
 def make_batch(
-    rows: Sequence[Sequence[int]], device: torch.device, *, align: Sequence[int] | None = None, pad: int = 0
+    rows: Sequence[Sequence[int]],
+    device: torch.device,
+    *,
+    align: Sequence[int] | None = None,
+    starts: Sequence[int] | None = None,
+    pad: int = 0,
 ) -> Batch:
     """Pad rows into one batch.
 
@@ -144,6 +163,7 @@ def make_batch(
         device: where the tensors shall lie.
         align: an index in each row; the rows are shifted so that these tokens share one column. Without it, rows begin in the
             first column.
+        starts: the position of each row's first token, where it is not 0.
         pad: token id that fills the gaps; it is masked, so its value does not matter.
     """
     column = max(align) if align is not None else 0
@@ -154,11 +174,13 @@ def make_batch(
     for index, (row, shift) in enumerate(zip(rows, shifts, strict=True)):
         ids[index, shift : shift + len(row)] = torch.tensor(row, dtype=torch.long)
         mask[index, shift : shift + len(row)] = 1
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    positions = mask.cumsum(1) - 1
+    if starts is not None:
+        positions += torch.tensor(starts, dtype=torch.long)[:, None]
     return Batch(
         ids_BT=ids.to(device),
         mask_BT=mask.to(device),
-        positions_BT=positions.to(device),
+        positions_BT=positions.clamp(min=0).to(device),
     )
 
 

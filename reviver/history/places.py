@@ -80,9 +80,19 @@ class Places:
         return self.private / "staging"
 
     @property
+    def rounds(self) -> Path:
+        """The finished rounds of an edit that is being made."""
+        return self.staging / "rounds"
+
+    @property
     def stamps(self) -> Path:
         """Sizes and times of the checkpoints' files, for `status`."""
         return self.private / "stamps"
+
+    @property
+    def arrivals(self) -> Path:
+        """Where `import` makes versions ready; a leftover unless the intent to take them in is written."""
+        return self.edits / ".import.partial"
 
     @property
     def tags_file(self) -> Path:
@@ -96,6 +106,10 @@ class Places:
     def statistics_file(self, tensor: str) -> Path:
         """Return where the second moment of an edited tensor's keys is kept."""
         return self.statistics / _file_name(tensor)
+
+    def memory_file(self, version_id: str, tensor: str) -> Path:
+        """Return where a version's part of the editor's memory of one tensor is kept; ids are hexadecimal digits."""
+        return self.memory / version_id / _file_name(tensor)
 
     def checkpoint(self, name: str) -> Path:
         """Return where the checkpoint of a version is, or would be."""

@@ -18,7 +18,6 @@ from reviver.errors import SettingsError
 from reviver.settings.check import parse_layers
 from reviver.settings.sections import (
     ApplySection,
-    MemitSection,
     ModelSection,
     MomentsSection,
     TargetsSection,
@@ -27,12 +26,18 @@ from reviver.settings.sections import (
     find_field,
     variable_name,
 )
-from reviver.settings.sources import FILE_NAME, Values, from_command_line, from_environment, from_file
+from reviver.settings.sources import (
+    FILE_NAME,
+    Values,
+    editors_from_file,
+    from_command_line,
+    from_environment,
+    from_file,
+)
 
 __all__ = [
     "FILE_NAME",
     "ApplySection",
-    "MemitSection",
     "ModelSection",
     "MomentsSection",
     "Settings",
@@ -45,13 +50,18 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All settings of one run. `sources` says for each that was set, by `section.key`, where its value comes from."""
+    """All settings of one run.
+
+    Attributes:
+        editors: what the file tells each editor, unchecked: an editor knows its own settings.
+        sources: for each setting that was set, by `section.key`, where its value comes from.
+    """
 
     apply: ApplySection = field(default_factory=ApplySection)
     targets: TargetsSection = field(default_factory=TargetsSection)
     moments: MomentsSection = field(default_factory=MomentsSection)
-    memit: MemitSection = field(default_factory=MemitSection)
     model: ModelSection = field(default_factory=ModelSection)
+    editors: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: MappingProxyType({}))
     sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
@@ -73,7 +83,7 @@ class Settings:
             from_environment(os.environ if environment is None else environment),
             from_command_line(given or {}),
         ]
-        settings = cls()
+        settings = cls(editors=MappingProxyType(editors_from_file(workspace / FILE_NAME)))
         for layer in layers:
             settings = settings._with(layer)
         if (settings.model.blocks is None) != (settings.model.matrix is None):
@@ -139,6 +149,10 @@ class Settings:
                 shown = section
             lines += ["", *textwrap.wrap(key.metadata["description"], 110, initial_indent="# ", subsequent_indent="# ")]
             lines.append(f"# {key.name} = {_toml(key.metadata['example'])}")
+        lines += [
+            "",
+            '# An editor\'s own settings stand in a section of its own, such as `memory = "keys"` under [editors.memit].',
+        ]
         return "\n".join(lines) + "\n"
 
 

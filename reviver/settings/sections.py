@@ -1,6 +1,7 @@
 """The sections of `reviver.toml`: each setting with its default, its range and the reason for it, in the file's order.
 
-A setting whose default is None takes its value from the model's preset, because it depends on the model.
+A setting whose default is None takes its value from the model's preset, because it depends on the model. What an editor can be
+told stands under `[editors.NAME]`, and is checked by the editor itself, which may be somebody else's.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 VARIABLE_PREFIX = "REVIVER_"
+EDITORS = "editors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +25,8 @@ class Form:
 
 _MODULE_PATH = Form(pattern=re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII), words="a module path such as `model.layers`")
 _DEVICE = Form(
-    pattern=re.compile(r"auto|cpu|cuda(:\d{1,4})?|mps", re.ASCII), words="`auto`, `cpu`, `cuda`, `cuda:1` or `mps`"
+    pattern=re.compile(r"auto|cpu|cuda(:\d{1,4})?", re.ASCII),
+    words="`auto`, `cpu`, `cuda` or `cuda:1`",
 )
 
 
@@ -87,7 +90,7 @@ class ApplySection:
     )
     device: str = _setting(
         "auto",
-        "Where to compute: `auto` takes a GPU if there is one. Others are `cpu`, `cuda`, `cuda:1` and `mps`.",
+        "Where to compute: `auto` takes a GPU if there is one. Others are `cpu`, `cuda` and `cuda:1`.",
         form=_DEVICE,
     )
     dtype: str = _setting(
@@ -173,15 +176,10 @@ class MomentsSection:
     seed: int = _setting(
         0, "The seed of the model's own text, or of the draw from the corpus.", least=0, most=2**63 - 1
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemitSection:
-    """`[memit]`: the editor MEMIT."""
-
     weight: float | None = _setting(
         None,
-        "λ, the weight of the second moment: how much an edit may disturb ordinary text. Larger values edit less.",
+        "λ, the weight of the second moment in the solve: how much an edit may disturb ordinary text. Larger values "
+        "edit less.",
         example=15000.0,
         above=0,
     )
@@ -212,7 +210,6 @@ SECTIONS: Mapping[str, type] = {
     "apply": ApplySection,
     "targets": TargetsSection,
     "moments": MomentsSection,
-    "memit": MemitSection,
     "model": ModelSection,
 }
 

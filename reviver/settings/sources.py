@@ -14,7 +14,7 @@ from pathlib import Path
 
 from reviver.errors import SettingsError
 from reviver.settings.check import checked, parsed
-from reviver.settings.sections import SECTIONS, VARIABLE_PREFIX, all_fields, find_field, variable_name
+from reviver.settings.sections import EDITORS, SECTIONS, VARIABLE_PREFIX, all_fields, find_field, variable_name
 from reviver.text import plural, printable
 
 FILE_NAME = "reviver.toml"
@@ -30,23 +30,17 @@ def from_file(path: Path) -> Values:
     Raises:
         SettingsError: it cannot be read, or a setting in it will not do; `problems` names all of them.
     """
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise SettingsError(f"cannot read `{path}`: {error.strerror}", hint="make it a readable file") from error
-    try:
-        if len(raw) > _LARGEST_FILE:
-            raise ValueError("the file is larger than a megabyte")
-        text = raw.decode()
-        tables = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        problem = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else printable(str(error), 200)
-        raise SettingsError(f"`{FILE_NAME}` cannot be read: {problem}", hint=f"correct `{path}`", path=path) from error
+    text, tables = _read(path)
     values: Values = {}
     problems: list[str] = []
     for section, table in tables.items():
+        if section == EDITORS and isinstance(table, dict):
+            problems += [
+                f"line {_line_of(text, section, name)}: `{printable(name, 40)}` must be a section [{EDITORS}.NAME]"
+                for name, given in table.items()
+                if not isinstance(given, dict)
+            ]
+            continue
         if section not in SECTIONS or not isinstance(table, dict):
             problems.append(_unknown_section(text, section))
             continue
@@ -63,6 +57,35 @@ def from_file(path: Path) -> Values:
             message, hint=f"correct `{path}`", path=path, **({"problems": problems} if len(problems) > 1 else {})
         )
     return values
+
+
+def editors_from_file(path: Path) -> dict[str, dict[str, object]]:
+    """Read what `reviver.toml` tells each editor under `[editors.NAME]`, as it stands there.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    tables = _read(path)[1].get(EDITORS, {})
+    given = tables if isinstance(tables, dict) else {}
+    return {name: dict(table) for name, table in given.items() if isinstance(table, dict)}
+
+
+def _read(path: Path) -> tuple[str, dict[str, object]]:
+    """Return the text of a file and its tables; nothing for a file that is not there."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return "", {}
+    except OSError as error:
+        raise SettingsError(f"cannot read `{path}`: {error.strerror}", hint="make it a readable file") from error
+    try:
+        if len(raw) > _LARGEST_FILE:
+            raise ValueError("the file is larger than a megabyte")
+        text = raw.decode()
+        return text, tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        problem = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else printable(str(error), 200)
+        raise SettingsError(f"`{FILE_NAME}` cannot be read: {problem}", hint=f"correct `{path}`", path=path) from error
 
 
 def _unknown_section(text: str, section: str) -> str:

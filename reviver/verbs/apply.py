@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,43 +13,39 @@ import torch
 from reviver.checkpoint.delta import Delta
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.checkpoint.pin import BasePin
-from reviver.checkpoint.rewrite import WrittenCheckpoint, write_checkpoint
+from reviver.checkpoint.rewrite import Chain, WrittenCheckpoint
 from reviver.editing.base import open_base, open_pinned, put_version, saved_preset, version_tensor
 from reviver.editing.editors import Editor, get_editor
 from reviver.editing.model import EditableModel, choose_device, choose_dtype
 from reviver.editing.prefixes import write_prefixes
 from reviver.editing.preparation import Preparation, check_loaded
 from reviver.editing.presets import Preset
+from reviver.editing.ranks import ALONE, Ranks
+from reviver.editing.recall import Recall
+from reviver.editing.resume import FinishedRounds
 from reviver.editing.rounds import RoundSettings
 from reviver.editing.session import FilterChoice, choose_ranks, open_layers, run_rounds, split_rounds
 from reviver.editing.targets import TargetSettings
-from reviver.errors import UsageError, WorkspaceError
+from reviver.errors import WorkspaceError
+from reviver.evaluation.gates import GateOutcome
 from reviver.evaluation.outcomes import Summary, observe, summarize
 from reviver.facts.checks import already_set, already_set_warning, shared_warning, subjects_shared
 from reviver.facts.fact import facts_to_jsonl
 from reviver.facts.reader import FactFile, read_facts, rejected_to_jsonl
-from reviver.files import sha256_bytes, write_atomic
+from reviver.files import canonical_json, sha256_bytes, write_atomic
 from reviver.history.chain import chain_deltas
-from reviver.history.intent import remove_tree
-from reviver.history.manifest import (
-    Manifest,
-    ManifestBase,
-    ManifestEditor,
-    ManifestFacts,
-    ManifestFile,
-    ManifestFilter,
-    ManifestPatch,
-    ManifestTensor,
-)
-from reviver.history.patch import write_patch
-from reviver.history.results import FactResult, results_to_jsonl
+from reviver.history.manifest import ManifestEditor, ManifestFilter, ManifestTensor
+from reviver.history.results import FactResult
 from reviver.history.version import Version
 from reviver.history.workspace import Workspace
 from reviver.progress import NullProgress, Progress
 from reviver.settings import Settings
 from reviver.text import plural
+from reviver.verbs.commit import CheckpointChoice, Measured, NewVersion, Timer, commit_version
 from reviver.verbs.entries import environment_of, metrics_of, result_of, round_entry, tensor_entry
-from reviver.verbs.plan import ApplyPlan, check_disk, make_plan
+from reviver.verbs.gate import GateKeeper
+from reviver.verbs.memory import check_memory
+from reviver.verbs.plan import ApplyPlan, check_disk, check_share, make_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +62,7 @@ class ApplyReport:
         patch_bytes: size of the patch.
         checkpoint: where the checkpoint is, if one was written.
         rejected_file: where records that were set aside are kept.
+        gates: the gates that the version met, with what was measured.
         seconds: by phase.
         warnings: what a person should know.
     """
@@ -80,6 +76,7 @@ class ApplyReport:
     patch_bytes: int = 0
     checkpoint: Path | None = None
     rejected_file: Path | None = None
+    gates: tuple[GateOutcome, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -96,6 +93,8 @@ class ApplyRequest:
         skip_invalid: set records that cannot be used aside.
         dry_run: stop after the plan.
         checkpoint: write a checkpoint; without, the patch alone is made.
+        gate: what the version has to meet, such as `es>=0.9,perplexity<=1.05x`.
+        gate_text: a file of ordinary text for the gate on perplexity; without, the base writes its own.
     """
 
     facts: Path
@@ -105,6 +104,8 @@ class ApplyRequest:
     skip_invalid: bool = False
     dry_run: bool = False
     checkpoint: bool = True
+    gate: str | None = None
+    gate_text: Path | None = None
 
 
 def apply(
@@ -114,6 +115,7 @@ def apply(
     settings: Settings,
     announce: Callable[[ApplyPlan], None] | None = None,
     progress: Progress | None = None,
+    processes: Ranks = ALONE,
 ) -> ApplyReport:
     """Solve for a batch of facts and commit the result as a new version.
 
@@ -123,40 +125,53 @@ def apply(
         settings: editor, filter, rounds, device.
         announce: shown the plan before the work begins.
         progress: told about the long parts.
+        processes: those of this run; the others follow this one.
 
     Raises:
+        UsageError: the gate does not parse, or there are more processes than facts; nothing was loaded or written.
         FactsError: the facts cannot be used; nothing was loaded or written.
+        CheckFailedError: the version misses a gate and was not made; what was measured is kept.
         BaseMismatchError: the base was touched since it was pinned.
         NumericsError: the update is not finite or beyond its limit; nothing was written.
         ResourceError: device, memory or disk are missing.
     """
     progress = progress or NullProgress()
+    gate = GateKeeper(request.gate, request.gate_text)
     file = read_facts(request.facts, on_conflict=request.on_conflict, skip_invalid=request.skip_invalid)
+    check_share(processes, file.facts)
     workspace = Workspace.open(workspace_dir)
     if request.dry_run:
-        job = _Job(workspace, request, file, settings, progress)
+        job = _Job(workspace, request, file, gate, settings, progress)
         return ApplyReport(version=None, id=None, plan=job.plan(workspace.next_number()), warnings=tuple(job.warnings))
     with workspace.lock("apply"):
-        job = _Job(workspace, request, file, settings, progress)
+        job = _Job(workspace, request, file, gate, settings, progress)
         plan = job.plan(workspace.next_number())
         if announce is not None:
             announce(plan)
         check_disk(plan)
-        return job.run(plan)
+        check_memory(plan.memory)
+        return job.run(plan, processes)
 
 
 class _Job:
     """One `apply` in the making."""
 
     def __init__(
-        self, workspace: Workspace, request: ApplyRequest, file: FactFile, settings: Settings, progress: Progress
+        self,
+        workspace: Workspace,
+        request: ApplyRequest,
+        file: FactFile,
+        gate: GateKeeper,
+        settings: Settings,
+        progress: Progress,
     ) -> None:
         self.workspace = workspace
         self.request = request
         self.file = file
+        self.gate = gate
         self.settings = settings
         self.progress = progress
-        self.seconds: dict[str, float] = {}
+        self.timer = Timer()
         self.pin: BasePin = workspace.pin()
         if not self.pin.edited:
             raise WorkspaceError("this workspace is not prepared yet", hint="finish it with `reviver init MODEL`")
@@ -166,7 +181,7 @@ class _Job:
         self.parent = workspace.resolve(request.parent)
         self.chain: list[Version] = workspace.chain(self.parent)
         self.editor: Editor = get_editor(settings.apply.editor)
-        _check_runnable(self.editor)
+        self.editor_settings = self._chosen_editor_settings()
         self.preparation = Preparation(workspace, self.pin, self.folder)
         if self.editor.needs_second_moment and self.preparation.missing_moments():
             raise WorkspaceError("second moments are missing", hint="finish the preparation with `reviver init MODEL`")
@@ -206,53 +221,62 @@ class _Job:
             settings=self.settings,
             facts=self.file.facts,
             ranks=self.ranks,
-            factored=self.editor.factored,
+            editor=self.editor,
             checkpoint=self.request.checkpoint,
             device=self.device,
             dtype=choose_dtype(self.settings.apply.dtype, self.device, stored),
             warnings=self.warnings,
         )
 
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[phase] = round(self.seconds.get(phase, 0.0) + time.monotonic() - start, 3)
+    def _timed(self, phase: str) -> AbstractContextManager[None]:
+        return self.timer.phase(phase)
 
-    def run(self, plan: ApplyPlan) -> ApplyReport:
+    def run(self, plan: ApplyPlan, processes: Ranks) -> ApplyReport:
         """Edit, write, measure, commit."""
         facts = self.file.facts
         deltas = chain_deltas(self.chain, self.pin)
         with self._timed("load"):
-            model = open_pinned(self.pin, self.folder, self.settings, self.device)
+            model = open_pinned(self.pin, self.folder, self.settings, self.device, processes)
             check_loaded(model, self.folder)
+            # The base writes them, so that the same facts get the same contexts whatever was edited before.
+            prefixes = self._prefixes(model)
+            self.gate.see_base(model, facts, self.chain)
             put_version(model, self.folder, deltas)
             layers = open_layers(
                 model, self.preparation, deltas, self.ranks, self.editor, moment_weight=self._moment_weight()
             )
-        stored = {edited.name: self._stored(edited.name, deltas) for edited in layers}
+            recall = Recall(self.workspace, self.preparation, self.editor, self.editor_settings)
+            recall.into(layers, self.chain, model)
+        # In the machine's memory: the device has better use for its own.
+        stored = {edited.name: self._stored(edited.name, deltas).cpu() for edited in layers}
         with self._timed("measure before"):
             before = observe(model, facts)
+            self.gate.see_parent(model, self.folder, self.pin.edited, deltas)
         with self._timed("edit"):
-            prefixes = self._prefixes(model)
             round_settings = self._round_settings()
-            records = run_rounds(model, layers, self.rounds, prefixes, round_settings, progress=self.progress)
-        with self.workspace.draft("apply") as draft:
-            changes = {edited.name: edited.total.delta() for edited in layers}
-            chain = {name: [*deltas.get(name, ()), changes[name]] for name in changes}
-            chain |= {name: list(kept) for name, kept in deltas.items() if name not in chain}
-            with self._timed("write"):
-                size, digest = write_patch(draft.edits_folder / "patch.safetensors", changes)
-                written = write_checkpoint(
-                    self.folder,
-                    self.pin,
-                    chain,
-                    draft.checkpoint_folder if self.request.checkpoint else None,
-                    link_mode=None if self.settings.apply.link_mode == "auto" else self.settings.apply.link_mode,
-                    progress=self.progress,
-                )
+            finished = FinishedRounds(
+                self.workspace.rounds, self._job_fingerprint(model, prefixes, round_settings), self.editor
+            )
+            records = run_rounds(
+                model, layers, self.rounds, prefixes, round_settings, finished=finished, progress=self.progress
+            )
+        new = NewVersion(
+            verb="apply",
+            parent=self.parent,
+            deltas=deltas,
+            changes={edited.name: edited.total.delta() for edited in layers},
+            facts=facts,
+            editor=ManifestEditor(
+                name=self.editor.name,
+                reference_url=self.editor.reference_url,
+                settings=self._editor_record(round_settings),
+            ),
+            filter=self._manifest_filter(),
+            rounds=[round_entry(record, prefixes, self.settings.targets.seed) for record in records],
+            message=self.request.message,
+        )
+
+        def measure(chain: Chain, written: WrittenCheckpoint) -> Measured:
             with self._timed("measure after"):
                 # What is measured is what ships: the bytes of the new version, not the sums they came from.
                 results_DE = {edited.name: self._stored(edited.name, chain) for edited in layers}
@@ -260,82 +284,83 @@ class _Job:
                     model.put_weight(edited.layer, results_DE[edited.name])
                 after = observe(model, facts)
                 tensors = [
-                    tensor_entry(self.preparation, edited, stored[edited.name], results_DE[edited.name], written)
+                    tensor_entry(
+                        self.preparation,
+                        edited,
+                        stored[edited.name].to(self.device),
+                        results_DE[edited.name],
+                        written,
+                    )
                     for edited in layers
                 ]
-            results = [result_of(fact, old, new) for fact, old, new in zip(facts, before, after, strict=True)]
-            summary = summarize(before, after)
-            lines = facts_to_jsonl(facts)
-            write_atomic(draft.edits_folder / "facts.jsonl", lines)
-            write_atomic(draft.edits_folder / "results.jsonl", results_to_jsonl(results))
-            manifest = self._manifest(
-                draft.name,
-                facts=ManifestFacts(count=len(facts), sha256=sha256_bytes(lines)),
-                patch=ManifestPatch(size=size, sha256=digest),
-                settings=self._editor_record(round_settings),
+                outcomes = self.gate.judge(model, self.folder, self.pin.edited, chain)
+            measured = Measured(
                 tensors=tensors,
-                written=written,
-                metrics=metrics_of(summary),
-                rounds=[round_entry(record, prefixes, self.settings.targets.seed) for record in records],
+                results=[result_of(fact, old, new) for fact, old, new in zip(facts, before, after, strict=True)],
+                summary=(summary := summarize(before, after)),
+                metrics=metrics_of(summary) | ({"gates": [asdict(one) for one in outcomes]} if outcomes else {}),
                 environment=environment_of(model),
             )
-            write_atomic(draft.edits_folder / "manifest.json", manifest.to_json())
-            rejected = self._keep_rejected(draft.name)
-            draft.commit({"facts": len(facts), "message": self.request.message})
-        self._drop_old_checkpoints(draft.name)
-        self._warn_captured(tensors)
+            self.gate.refuse(self.workspace, plan.version, new, measured)
+            self._keep_rejected(plan.version)
+            return measured
+
+        committed = commit_version(
+            self.workspace,
+            self.pin,
+            self.folder,
+            new,
+            measure,
+            checkpoints=CheckpointChoice(
+                write=self.request.checkpoint,
+                link_mode=self.settings.apply.link_mode,
+                keep=self.settings.apply.keep_checkpoints,
+            ),
+            timer=self.timer,
+            progress=self.progress,
+            before_commit=lambda manifest: recall.save(manifest.id, layers),
+        )
+        finished.clear()
+        self._warn_captured(committed.manifest.tensors)
         return ApplyReport(
-            version=draft.name,
-            id=manifest.id,
+            version=committed.manifest.version,
+            id=committed.manifest.id,
             plan=plan,
-            summary=summary,
-            tensors=manifest.tensors,
-            results=tuple(results),
-            patch_bytes=size,
-            checkpoint=self.workspace.checkpoint(draft.name) if self.request.checkpoint else None,
-            rejected_file=rejected,
-            seconds=dict(self.seconds),
+            summary=committed.measured.summary,
+            tensors=committed.manifest.tensors,
+            results=tuple(committed.measured.results),
+            patch_bytes=committed.patch_bytes,
+            checkpoint=committed.checkpoint,
+            rejected_file=self._rejected_file(plan.version),
+            gates=self.gate.outcomes,
+            seconds=dict(self.timer.seconds),
             warnings=tuple(self.warnings),
         )
 
-    def _manifest(
-        self,
-        name: str,
-        *,
-        facts: ManifestFacts,
-        patch: ManifestPatch,
-        settings: Mapping[str, object],
-        tensors: Sequence[ManifestTensor],
-        written: WrittenCheckpoint,
-        metrics: Mapping[str, object],
-        rounds: Sequence[Mapping[str, object]],
-        environment: Mapping[str, object],
-    ) -> Manifest:
-        return Manifest.create(
-            parent_id=self.workspace.version_id(self.parent),
-            version=name,
-            parent=self.parent,
-            base=ManifestBase(model=self.pin.model, revision=self.pin.revision, fingerprint=self.pin.fingerprint),
-            editor=ManifestEditor(
-                name=self.editor.name, reference_url=self.editor.reference_url, settings=dict(settings)
-            ),
-            filter=self._manifest_filter(),
-            facts=facts,
-            patch=patch,
-            tensors=tensors,
-            files=[
-                ManifestFile(path=one.path, size=one.size, sha256=one.sha256, changed=one.changed)
-                for one in written.files
+    def _job_fingerprint(self, model: EditableModel, prefixes: Sequence[str], round_settings: RoundSettings) -> str:
+        """Return a hash of everything that decides what the rounds give, to the bit."""
+        decides = {
+            "parent": self.workspace.version_id(self.parent),
+            "facts": sha256_bytes(facts_to_jsonl(self.file.facts)),
+            "editor": self.editor.name,
+            "settings": self._editor_record(round_settings),
+            "filter": self.filter.name,
+            "ranks": {name: choice.rank for name, choice in self.ranks.items()},
+            "moments": [
+                self.preparation.moments.record(name, self.pin.tensor_sha256[name]) for name in self.pin.edited
             ],
-            message=self.request.message,
-            metrics=metrics,
-            rounds=rounds,
-            environment=environment,
-            timings=self.seconds,
-        )
+            "prefixes": list(prefixes),
+            "environment": environment_of(model),
+        }
+        return sha256_bytes(canonical_json(decides))
+
+    def _chosen_editor_settings(self) -> object:
+        """Return the editor's settings: the model's preset, and over it what `reviver.toml` tells this editor."""
+        name = self.editor.name
+        return self.editor.settings({**self.preset.editors.get(name, {}), **self.settings.editors.get(name, {})})
 
     def _moment_weight(self) -> float:
-        return self.settings.memit.weight or self.preset.moment_weight
+        return self.settings.moments.weight or self.preset.moment_weight
 
     def _prefixes(self, model: EditableModel) -> tuple[str, ...]:
         wanted = self.settings.targets
@@ -349,7 +374,7 @@ class _Job:
 
         return RoundSettings(
             editor=self.editor,
-            editor_settings=self.editor.settings({}),
+            editor_settings=self.editor_settings,
             filter=self.filter.name,
             targets=TargetSettings(
                 steps=wanted.steps or preset.steps,
@@ -380,24 +405,13 @@ class _Job:
             return ManifestFilter(name="none", rank=None, energy=None)
         return ManifestFilter(name=self.filter.name, rank=self.filter.rank, energy=self.filter.energy)
 
-    def _keep_rejected(self, name: str) -> Path | None:
-        if not self.file.rejected:
-            return None
-        path = self.workspace.private / f"rejected-{name}.jsonl"
-        write_atomic(path, rejected_to_jsonl(self.file.rejected))
-        return path
+    def _rejected_file(self, name: str) -> Path | None:
+        return self.workspace.private / f"rejected-{name}.jsonl" if self.file.rejected else None
 
-    def _drop_old_checkpoints(self, newest: str) -> None:
-        """Remove the checkpoints beyond the number that the settings keep, oldest first; any can be written again."""
-        keep = self.settings.apply.keep_checkpoints
-        if keep is None:
-            return
-        kept = [name for name in self.workspace.version_names() if self.workspace.checkpoint(name).is_dir()]
-        for name in [name for name in kept if name != newest][: max(0, len(kept) - keep)]:
-            # Under a leftover's name first: killed in between, it is cleaned up and not taken for a damaged checkpoint.
-            doomed = self.workspace.checkpoints / f".{name}.partial"
-            self.workspace.checkpoint(name).rename(doomed)
-            remove_tree(doomed)
+    def _keep_rejected(self, name: str) -> None:
+        path = self._rejected_file(name)
+        if path is not None:
+            write_atomic(path, rejected_to_jsonl(self.file.rejected))
 
     def _warn_captured(self, tensors: Sequence[ManifestTensor]) -> None:
         limit = self.settings.apply.minimum_captured_fraction
@@ -408,16 +422,3 @@ class _Job:
                 f"rounding to {worst.dtype} let only {worst.captured_fraction or 0.0:.0%} of the update of `{worst.name}` through; "
                 "the patch itself is whole"
             )
-
-
-def _check_runnable(editor: Editor) -> None:
-    """Raise for an editor that needs more around it than the rounds give: without that its result would be another's.
-
-    Raises:
-        UsageError: it keeps a memory across versions, seeks targets on the base, or works on gradients.
-    """
-    sequential = editor.memory in ("total", "moments") or editor.begin(editor.settings({}), 1, 1) is not None
-    if sequential or editor.targets_on != "current" or editor.signal != "targets":
-        raise UsageError(
-            f"`apply` does not run the editor `{editor.name}` yet", hint="use `--editor memit` or `--editor rect`"
-        )

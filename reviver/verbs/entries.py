@@ -12,9 +12,10 @@ from torch import Tensor
 import reviver
 from reviver.checkpoint.rewrite import WrittenCheckpoint
 from reviver.editing.diagnostics import diagnose
+from reviver.editing.layer import EditedLayer
 from reviver.editing.model import EditableModel
 from reviver.editing.preparation import Preparation
-from reviver.editing.rounds import EditedLayer, RoundRecord
+from reviver.editing.rounds import RoundRecord
 from reviver.evaluation.outcomes import Observation, Summary
 from reviver.facts.fact import Fact
 from reviver.history.manifest import ManifestTensor, Sides
@@ -65,7 +66,9 @@ def tensor_entry(
 
 def round_entry(record: RoundRecord, prefixes: Sequence[str], seed: int) -> dict[str, object]:
     """Return what one round did, and what is needed to do it again."""
+    entry: dict[str, object] = {} if record.components == record.facts else {"components": list(record.components)}
     return {
+        **entry,
         "facts": list(record.facts),
         "mean_loss": record.mean_loss,
         "mean_steps": record.mean_steps,

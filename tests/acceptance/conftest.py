@@ -27,8 +27,6 @@ prefix_length = 3
 [moments]
 tokens = 400
 length = 32
-
-[memit]
 weight = 4.0
 """
 

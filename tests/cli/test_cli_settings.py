@@ -93,7 +93,7 @@ def test_every_description_is_full_sentences() -> None:
         ),
         (
             "[apply]\ndevice = 'gpu'",
-            "line 2: `device` in [apply] must be `auto`, `cpu`, `cuda`, `cuda:1` or `mps`, not 'gpu'",
+            "line 2: `device` in [apply] must be `auto`, `cpu`, `cuda` or `cuda:1`, not 'gpu'",
         ),
         ("[apply]\neditor = ''", "line 2: `editor` in [apply] must be a text that can be read, not ''"),
         ("[apply]\nrnak = 8", "line 2: there is no setting `rnak` in [apply]; did you mean `rank`?"),
@@ -158,7 +158,7 @@ def test_variables(variable: str, value: str, name: str, expected: object, tmp_p
     [
         ("REVIVER_APPLY_RANK", "x", "`REVIVER_APPLY_RANK` must be a whole number, not 'x'", "unset"),
         ("REVIVER_APLY_RANK", "8", "there is no setting `REVIVER_APLY_RANK`", "did you mean `REVIVER_APPLY_RANK`?"),
-        ("REVIVER_MEMIT_NOTHING", "8", "there is no setting `REVIVER_MEMIT_NOTHING`", "see"),
+        ("REVIVER_MODEL_NOTHING", "8", "there is no setting `REVIVER_MODEL_NOTHING`", "see"),
     ],
 )
 def test_wrong_variables(variable: str, value: str, message: str, hint: str, tmp_path: Path) -> None:

@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_models import open_tiny
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from reviver.editing import search
+from reviver.editing.beginnings import Beginnings
 from reviver.editing.keys import SubjectStates
 from reviver.editing.model import EditableModel
-from reviver.editing.propagation import Upper, logits_at, run_to
+from reviver.editing.propagation import logits_at, run_to
 from reviver.editing.targets import TargetSettings, fact_rows, find_targets
 from reviver.editing.tokens import make_batch, tokenize_rows
+from reviver.editing.upper import Upper
 from reviver.facts.fact import Fact
 
 FACTS = (
@@ -87,7 +91,15 @@ def test_all_targets_at_once_are_those_found_one_by_one(tiny: EditableModel) -> 
         assert (found.target_NO[number] - plain).norm() <= 2e-3 * plain.norm()
 
 
-def test_chunks_and_finished_facts_change_nothing(tiny: EditableModel) -> None:
+@pytest.mark.parametrize("family", ["gemma2", "gpt2", "gptj", "opt", "phi3"])
+def test_targets_of_other_families_are_those_found_one_by_one(family: str, tmp_path: Path) -> None:
+    model = open_tiny(tmp_path / "base", family)
+    found = find_targets(model, FACTS[1:2], PREFIXES, SETTINGS)
+    plain = _plain_target(model, FACTS[1])
+    assert (found.target_NO[0] - plain).norm() <= 5e-3 * plain.norm()
+
+
+def test_chunks_and_finished_facts_change_nothing(tiny: EditableModel, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = find_targets(tiny, FACTS, PREFIXES, SETTINGS)
     alone = TargetSettings(**{**_values(SETTINGS), "token_budget": 1})
     parted = find_targets(tiny, FACTS, PREFIXES, alone)
@@ -96,6 +108,12 @@ def test_chunks_and_finished_facts_change_nothing(tiny: EditableModel) -> None:
     between = float(whole.loss_N.sort().values[1]) + 1e-3
     stopped = find_targets(tiny, FACTS, PREFIXES, TargetSettings(**{**_values(SETTINGS), "stop_loss": between}))
     assert stopped.steps_N.min() < SETTINGS.steps
+    # A host that looks only now and then, as on a GPU, finds the same: what is done stays as it was.
+    monkeypatch.setattr(search, "check_steps", lambda device: 3)
+    seldom = find_targets(tiny, FACTS, PREFIXES, TargetSettings(**{**_values(SETTINGS), "stop_loss": between}))
+    assert torch.equal(seldom.steps_N, stopped.steps_N)
+    torch.testing.assert_close(seldom.target_NO, stopped.target_NO, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(seldom.loss_N, stopped.loss_N, rtol=1e-4, atol=1e-4)
     for number in torch.nonzero(stopped.steps_N == SETTINGS.steps).flatten().tolist():
         torch.testing.assert_close(stopped.target_NO[number], whole.target_NO[number], rtol=1e-3, atol=1e-3)
 
@@ -124,6 +142,26 @@ def test_a_part_of_the_model_computes_what_the_whole_does(family: str, tmp_path:
             whole = model.network(torch.tensor([row.ids])).logits[0, row.subject :]
         torch.testing.assert_close(logits[start : start + len(whole)], whole, rtol=1e-3, atol=1e-3)
         start += len(whole)
+    # The second call replays what the model handed to its blocks in the first.
+    torch.testing.assert_close(upper.logits(upper.states_BSH, torch.tensor(places)), logits)
+    shifted = torch.randn_like(upper.states_BSH)
+    torch.testing.assert_close(
+        upper.logits(shifted, torch.tensor(places)),
+        upper.select(torch.arange(len(rows))).logits(shifted, torch.tensor(places)),
+    )
+    # Rows whose beginnings were computed for all rows of their context at once.
+    contexts = len(PREFIXES) + 1
+    beginnings = Beginnings(model, [rows[context::contexts] for context in range(contexts)])
+    assert min(beginnings.lengths[1:]) > 3
+    beginnings.reach(len(model.blocks) - 1)
+    starts = [beginnings.lengths[index % contexts] for index in range(len(rows))]
+    subjects = [row.subject - start for row, start in zip(rows, starts, strict=True)]
+    short = make_batch(
+        [row.ids[start:] for row, start in zip(rows, starts, strict=True)], model.device, align=subjects, starts=starts
+    )
+    past = beginnings.past([index % contexts for index in range(len(rows))], 0, len(model.blocks) - 1)
+    behind = Upper.compute(model, short, 1, max(subjects), past=past)
+    torch.testing.assert_close(behind.logits(behind.states_BSH, torch.tensor(places)), logits, rtol=1e-3, atol=1e-3)
     chosen = upper.select(torch.tensor([1, 4]))
     kept = chosen.logits(chosen.states_BSH, torch.tensor([[0, 0], [1, 0]]))
     full = upper.logits(upper.states_BSH, torch.tensor([[1, 0], [4, 0]]))
@@ -163,3 +201,32 @@ def test_keys_and_states_are_those_of_whole_prompts(tiny: EditableModel) -> None
             tiny.weight(layer).mul_(1.0 if layer == tiny.layers[-1] else 1.05)
     with torch.no_grad():
         tiny.weight(tiny.layers[0]).div_(1.05)
+
+
+class _HostReads(TorchDispatchMode):
+    """Counts the operations whose result the host reads: on a GPU each of them waits for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):  # type: ignore[no-untyped-def]
+        name = str(function)
+        by_mask = name.startswith(("aten.index.", "aten.index_put")) and any(
+            isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in arguments[1]
+        )
+        if by_mask or name.startswith(("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.equal")):
+            self.count += 1
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
+def test_no_step_waits_for_the_device(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = open_tiny(tmp_path / "base", family)
+    monkeypatch.setattr(search, "check_steps", lambda device: 100)
+    counts = []
+    for steps in (3, 9):
+        with _HostReads() as reads:
+            find_targets(model, FACTS, PREFIXES, TargetSettings(**{**_values(SETTINGS), "steps": steps}))
+        counts.append(reads.count)
+    assert counts[0] == counts[1] > 0

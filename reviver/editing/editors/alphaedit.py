@@ -50,7 +50,7 @@ def alphaedit(problem: LayerProblem, settings: AlphaEditSettings) -> Solution:
     if not directions_IJ.shape[1]:
         raise NumericsError(
             "the second moment of this layer has no eigenvalue below AlphaEdit's limit, so that there is no room to edit",
-            hint="raise `share`, or `threshold`, under [alphaedit] in `reviver.toml`",
+            hint="raise `share`, or `threshold`, under [editors.alphaedit] in `reviver.toml`",
         )
     memory = problem.memory if isinstance(problem.memory, KeyMemory) else KeyMemory.empty(moment.size)
     prepared = memory.prepared(

@@ -177,6 +177,7 @@ class Editor:
         settings_type: a frozen dataclass of settings, each made by `setting`.
         memory: what it keeps of earlier rounds: nothing, `keys`, the `total` of its updates, or running `moments`.
         start_memory: returns the memory before the first round, or None where the settings want none; (settings, O, I).
+        start_from: returns the memory of a weight that nothing was done to yet, where that takes the base weight [O, I].
         load_memory: returns the memory from saved tensors.
         factored: whether its updates come as factors.
         facts_apart: whether component r of its factors belongs to fact r, so that one fact can be taken back.
@@ -184,6 +185,7 @@ class Editor:
         needs_weights: whether it reads `base_weight_OI` and `weight_OI`.
         targets_on: the weights on which targets are found: `current`, or `base` (NSE rewinds them).
         signal: what keys and residuals are: `targets` at subjects, or `gradients` at answer tokens (UltraEdit).
+        repeat: returns which facts get one more pass, from their distances ‖z − h‖ after the round; (distance_N, settings).
     """
 
     name: str
@@ -193,6 +195,7 @@ class Editor:
     settings_type: type
     memory: Literal["none", "keys", "total", "moments"] = "none"
     start_memory: Callable[[Any, int, int], Memory | None] | None = None
+    start_from: Callable[[Tensor], Memory] | None = None
     load_memory: Callable[[Mapping[str, Tensor]], Memory] | None = None
     factored: bool = True
     facts_apart: bool = True
@@ -200,6 +203,7 @@ class Editor:
     needs_weights: bool = False
     targets_on: Literal["current", "base"] = "current"
     signal: Literal["targets", "gradients"] = "targets"
+    repeat: Callable[[Tensor, Any], Tensor] | None = None
 
     def settings(self, values: Mapping[str, object] | None = None) -> Any:
         """Return the editor's settings from plain values, as they stand in `reviver.toml` or on the command line.

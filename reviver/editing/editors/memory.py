@@ -50,12 +50,21 @@ class KeyMemory:
         keys_IP: the keys since the Gram matrix was last formed, float32, [I, P].
         gram_II: K_p K_pᵀ of the keys before, float64, or None.
         count: all keys remembered.
+        widths: how many keys came in each round since; they are prepared round by round, so that a memory that is built up
+            again gives the same bits.
     """
 
-    def __init__(self, keys_IP: Tensor, gram_II: Tensor | None = None, count: int | None = None) -> None:
+    def __init__(
+        self,
+        keys_IP: Tensor,
+        gram_II: Tensor | None = None,
+        count: int | None = None,
+        widths: tuple[int, ...] | None = None,
+    ) -> None:
         self.keys_IP = keys_IP
         self.gram_II = gram_II
         self.count = keys_IP.shape[1] if count is None else count
+        self.widths = ((keys_IP.shape[1],) if keys_IP.shape[1] else ()) if widths is None else widths
         self._prepared: Prepared | None = None
 
     @staticmethod
@@ -102,7 +111,8 @@ class KeyMemory:
         keys_IP = torch.cat([self.keys_IP, added_IN], dim=1)
         if keys_IP.shape[1] > keys_IP.shape[0]:
             return KeyMemory(torch.empty(keys_IP.shape[0], 0), self._gram_with(keys_IP), self.count + added_IN.shape[1])
-        memory = KeyMemory(keys_IP, self.gram_II, self.count + added_IN.shape[1])
+        widths = (*self.widths, added_IN.shape[1])
+        memory = KeyMemory(keys_IP, self.gram_II, self.count + added_IN.shape[1], widths)
         if self._prepared is not None:
             memory._prepared = self._prepared.extended(added_IN)
         return memory
@@ -126,9 +136,12 @@ class KeyMemory:
         """
         known = self._prepared
         if known is None or not same_objects(known.made_from, made_from):
-            space = make(self.gram_II)
-            whitened = WhitenedKeys.of(space.into(self.keys_IP)) if self.keys_IP.shape[1] else None
-            self._prepared = known = Prepared(made_from, space, whitened)
+            known = Prepared(made_from, make(self.gram_II), None)
+            start = 0
+            for width in self.widths:
+                known = known.extended(self.keys_IP[:, start : start + width])
+                start += width
+            self._prepared = known
         return known
 
     def _gram_with(self, keys_IP: Tensor) -> Tensor:

@@ -14,17 +14,22 @@ import math
 import torch
 from torch import Tensor
 
+from reviver.editing.devices import free_memory
 from reviver.errors import NumericsError
 from reviver.spectral.decomposition import orthonormalise
 from reviver.spectral.factors import finite
 
 RIDGE = 1e-9
+# A factor stays on a GPU only where this many times its size is free there; else it waits in host memory for its turn.
+ROOM = 8
 # The ridge may grow tenfold this many times before the matrix is called damaged.
 RIDGE_STEPS = 6
 
 
 class SecondMoment:
     """A = λ(C + ρ·1) with its Cholesky factor, which is computed once, when it is first needed.
+
+    The factors of all layers together are larger than many GPUs: 1.5 GiB for each layer of an 8B model.
 
     Args:
         moment_II: C, symmetric, [I, I], float32 or float64.
@@ -74,14 +79,24 @@ class SecondMoment:
     def factor(self) -> Tensor:
         """Return the lower Cholesky factor of C + ρ·1, in float64; `applied_ridge` is then the ε that it took."""
         if self._factor_II is None:
-            matrix_II = symmetric(self.moment_II.to(self.device, torch.float64))
-            self._factor_II, self.applied_ridge = ridged_cholesky(matrix_II, self.mean_eigenvalue, self.applied_ridge)
-        return self._factor_II
+            matrix_II = symmetric_(self.moment_II.to(self.device, torch.float64, copy=True))
+            factor_II, self.applied_ridge = ridged_cholesky(matrix_II, self.mean_eigenvalue, self.applied_ridge)
+            del matrix_II
+            self._factor_II = self._where_it_stays(factor_II)
+            return factor_II
+        return self._factor_II.to(self.device, non_blocking=True)
+
+    def _where_it_stays(self, factor_II: Tensor) -> Tensor:
+        """Return the factor where it is kept between solves."""
+        free = free_memory(self.device)
+        if self.device.type == "cpu" or (free is not None and free >= ROOM * factor_II.nbytes):
+            return factor_II
+        return factor_II.cpu().pin_memory()
 
     def matrix(self) -> Tensor:
         """Return A = λ(C + ρ·1) in float64, [I, I]."""
         applied_ridge = self._settled_ridge()
-        matrix_II = symmetric(self.moment_II.to(self.device, torch.float64)) * self.weight
+        matrix_II = symmetric_(self.moment_II.to(self.device, torch.float64, copy=True)).mul_(self.weight)
         matrix_II.diagonal().add_(self.weight * applied_ridge * self.mean_eigenvalue)
         return matrix_II
 
@@ -175,6 +190,21 @@ def upper_solve(factor_II: Tensor, vectors_IN: Tensor) -> Tensor:
     """Return U⁻¹ X for an upper triangular U."""
     solved_IN: Tensor = torch.linalg.solve_triangular(factor_II, vectors_IN, upper=True)
     return solved_IN
+
+
+def symmetric_(matrix_II: Tensor, tile: int = 1024) -> Tensor:
+    """Turn a matrix into its symmetric part, in place, a tile at a time, and return it."""
+    size = matrix_II.shape[0]
+    for row in range(0, size, tile):
+        for column in range(0, row + 1, tile):
+            below, above = (
+                matrix_II[row : row + tile, column : column + tile],
+                matrix_II[column : column + tile, row : row + tile],
+            )
+            mean = (below + above.T).mul_(0.5)
+            below.copy_(mean)
+            above.copy_(mean.T)
+    return matrix_II
 
 
 def symmetric(matrix_II: Tensor) -> Tensor:

@@ -80,4 +80,5 @@ EDITOR = Editor(
     start_memory=start_memory,
     load_memory=KeyMemory.from_tensors,
     targets_on="base",
+    repeat=facts_to_repeat,
 )

@@ -11,12 +11,20 @@ Shape suffixes: see `base`; `C` components of a correction.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from reviver.editing.editors.base import Editor, FactoredUpdate, LayerProblem, Memory, Solution, setting
+from reviver.editing.editors.base import (
+    DenseUpdate,
+    Editor,
+    FactoredUpdate,
+    LayerProblem,
+    Solution,
+    Update,
+    setting,
+)
 from reviver.editing.editors.memit import least_squares
 from reviver.errors import ManifestError
 from reviver.spectral.basis import compute_basis
@@ -101,8 +109,11 @@ class TotalMemory:
         }
         return saved if self.values_OI is None else {**saved, "values": self.values_OI}
 
-    def plus(self, update: FactoredUpdate) -> TotalMemory:
+    def plus(self, update: Update) -> TotalMemory:
         """Return the memory with one more unpruned update; its correction is still the former one."""
+        if isinstance(update, DenseUpdate):
+            dense_OI = update.values_OI.to("cpu", torch.float32)
+            return replace(self, values_OI=dense_OI if self.values_OI is None else self.values_OI + dense_OI)
         left_OR = torch.cat([self.left_OR, update.left_OR.to("cpu", torch.float32)], dim=1)
         right_RI = torch.cat([self.right_RI, update.right_RI.to("cpu", torch.float32)], dim=0)
         values_OI = self.values_OI
@@ -175,11 +186,6 @@ def _damaged() -> ManifestError:
     )
 
 
-def start_memory(settings: PruneSettings, outputs: int, inputs: int) -> Memory | None:
-    """Return None: the first round makes the memory, from the base weight."""
-    return None
-
-
 EDITOR = Editor(
     name="prune",
     title="PRUNE",
@@ -187,7 +193,7 @@ EDITOR = Editor(
     solve=prune,
     settings_type=PruneSettings,
     memory="total",
-    start_memory=start_memory,
+    start_from=TotalMemory.start,
     load_memory=TotalMemory.from_tensors,
     facts_apart=False,
     needs_weights=True,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reviver.editing.model import EditableModel
+from reviver.evaluation.counterfact import neighbor_answers
 from reviver.evaluation.scores import answers, score_continuations
 from reviver.facts.fact import Fact
 
@@ -47,7 +48,7 @@ def observe(model: EditableModel, facts: Sequence[Fact], *, answer_tokens: int =
         if fact.target_true is not None:
             pairs.append((fact.text, fact.target_true))
         pairs += [(prompt, fact.target_new) for prompt in fact.paraphrase_prompts]
-        pairs += [(prompt, answer) for prompt, answer in _neighbors(fact)]
+        pairs += [(prompt, answer) for prompt, answer in neighbor_answers(fact)]
     scores = iter(score_continuations(model, pairs))
     written = answers(model, [fact.text for fact in facts], tokens=answer_tokens)
     observations = []
@@ -61,16 +62,10 @@ def observe(model: EditableModel, facts: Sequence[Fact], *, answer_tokens: int =
                 said_new=new.exact,
                 answer=answer,
                 paraphrases=tuple(next(scores).exact for _ in fact.paraphrase_prompts),
-                neighbors=tuple(next(scores).exact for _ in _neighbors(fact)),
+                neighbors=tuple(next(scores).exact for _ in neighbor_answers(fact)),
             )
         )
     return observations
-
-
-def _neighbors(fact: Fact) -> list[tuple[str, str]]:
-    """Return the neighbours whose right answer is known, each with it."""
-    pairs = [(probe.prompt, probe.answer or fact.target_true) for probe in fact.neighborhood_prompts]
-    return [(prompt, answer) for prompt, answer in pairs if answer is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

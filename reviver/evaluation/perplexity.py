@@ -1,19 +1,20 @@
-"""Perplexity on given text: the oldest measure of what a model still knows of language.
-
-Legend: B rows, M places.
-"""
+"""Perplexity on given text: the oldest measure of what a model still knows of language."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-import torch
-
+from reviver.editing.corpus import WrittenCorpus
 from reviver.editing.model import EditableModel
-from reviver.editing.propagation import logits_at
-from reviver.editing.tokens import chunks_by_tokens, make_batch
 from reviver.errors import FactsError
+from reviver.evaluation.scores import row_nlls
+
+WRITTEN_SEED = 7_919
+"""The seed of the text that a base writes for this measure: another than that of the text behind its second moments."""
+
+WRITTEN_LENGTH = 128
+"""The length of its rows in tokens."""
 
 
 def perplexity(model: EditableModel, texts: Sequence[str], *, length: int = 512, token_budget: int = 16384) -> float:
@@ -30,23 +31,37 @@ def perplexity(model: EditableModel, texts: Sequence[str], *, length: int = 512,
     Raises:
         FactsError: there is no text of at least two tokens.
     """
+    return row_perplexity(model, text_rows(model, texts, length=length), token_budget=token_budget)
+
+
+def text_rows(model: EditableModel, texts: Sequence[str], *, length: int = 512) -> list[list[int]]:
+    """Return the windows of some documents as token ids: at most `length` and at least two tokens a row.
+
+    Raises:
+        FactsError: there is none.
+    """
     window = min(length, model.window)
-    rows = []
-    for ids in model.tokenizer(list(texts))["input_ids"]:
+    rows: list[list[int]] = []
+    for ids in model.tokenizer(list(texts))["input_ids"] if texts else ():
         rows += [ids[start : start + window] for start in range(0, len(ids), window)]
     rows = [row for row in rows if len(row) > 1]
     if not rows:
         raise FactsError("there is no text to measure perplexity on", hint="give a text of at least two tokens")
-    total, count = 0.0, 0
-    for group in chunks_by_tokens([len(row) for row in rows], token_budget):
-        chosen = [rows[index] for index in group]
-        batch = make_batch(chosen, model.device)
-        places = [(slot, column) for slot, row in enumerate(chosen) for column in range(len(row) - 1)]
-        expected = [token for row in chosen for token in row[1:]]
-        logits_MV = logits_at(model, batch, torch.tensor(places, device=model.device)).float()
-        nll_M = torch.nn.functional.cross_entropy(
-            logits_MV, torch.tensor(expected, device=model.device), reduction="none"
-        )
-        total += float(nll_M.double().sum())
-        count += len(expected)
-    return math.exp(total / count)
+    return rows
+
+
+def written_rows(model: EditableModel) -> list[Sequence[int]]:
+    """Return ordinary text by the model itself, sampled with a fixed seed, for bases whose users give no text.
+
+    On it the base's own perplexity is the entropy of what it writes, and a version's is larger by its divergence from the base.
+    """
+    return list(next(WrittenCorpus(seed=WRITTEN_SEED, length=WRITTEN_LENGTH).batches(model, 0)))
+
+
+def row_perplexity(model: EditableModel, rows: Sequence[Sequence[int]], *, token_budget: int = 16384) -> float:
+    """Return the perplexity over some rows of token ids; infinity where it is beyond a float's range."""
+    mean = sum(row_nlls(model, rows, token_budget=token_budget)) / sum(len(row) - 1 for row in rows)
+    try:
+        return math.exp(mean)
+    except OverflowError:
+        return math.inf

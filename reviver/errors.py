@@ -45,6 +45,10 @@ class FactsError(ReviverError):
     """A file of facts cannot be used; `facts["problems"]` holds every problem with its line."""
 
 
+class EvaluationError(ReviverError):
+    """A suite cannot be measured: its file is malformed, or it does not fit the model; `problems` as in `FactsError`."""
+
+
 class CheckpointError(ReviverError):
     """A checkpoint on disk is damaged or is not what it claims to be."""
 
@@ -87,6 +91,10 @@ class NumericsError(ReviverError):
 
 class ResourceError(ReviverError):
     """A device, memory or disk space that the work needs is not there."""
+
+
+class RankError(ReviverError):
+    """Another process of the same run ended before the work was done."""
 
 
 class HubError(ReviverError):

@@ -23,6 +23,9 @@ LINK_MODES = ("reflink", "hardlink", "symlink", "copy")
 # The ioctl of Linux that lets one file share another's extents, copied on write (btrfs, XFS, bcachefs, overlays of
 # them).
 _FICLONE = 0x40049409
+_PART = r"(?!\.{1,2}(?:/|$))[^\x00-\x1f\x7f\\/]+"
+# No home folder and no drive at the beginning; then parts that neither are empty nor climb.
+_SAFE_PATH = re.compile(rf"(?!~|.:)(?:{_PART}/)*{_PART}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -282,25 +285,25 @@ def safe_relative_path(text: object) -> PurePosixPath:
     """Return `text` as a path below a folder.
 
     Raises:
+        UnsafePathError: as `check_relative_path`.
+    """
+    check_relative_path(text)
+    return PurePosixPath(str(text))
+
+
+def check_relative_path(text: object) -> None:
+    """Refuse what is no path below a folder.
+
+    Raises:
         UnsafePathError: it is not a string, is empty or absolute, climbs with `..`, or holds a backslash, a colon that
             could name a drive, or a control character.
     """
-    if (
-        not isinstance(text, str)
-        or not text
-        or len(text) > 1024
-        or "\\" in text
-        or any(ord(character) < 32 or ord(character) == 127 for character in text)
-        or text.startswith(("/", "~"))
-        or (len(text) > 1 and text[1] == ":")
-        or any(part in ("", ".", "..") for part in text.split("/"))
-    ):
+    if not isinstance(text, str) or not text or len(text) > 1024 or _SAFE_PATH.fullmatch(text) is None:
         raise UnsafePathError(
             f"unsafe path {ascii(text)[:80]}",
             hint="the file that names it is damaged or forged; get it again from where it came",
             path=text,
         )
-    return PurePosixPath(text)
 
 
 def free_bytes(path: Path) -> int:

@@ -43,13 +43,28 @@ COMMANDS: dict[str, Entry] = {
     "init": Entry("reviver.cli.init", "init", "Pin a base model and prepare it to be edited.", _EDIT),
     "status": Entry("reviver.cli.status", "status", "Show the base, the head and the next step.", _EDIT),
     "apply": Entry("reviver.cli.apply", "apply", "Write a file of facts into the model as a new version.", _EDIT),
+    "reapply": Entry(
+        "reviver.cli.reapply", "reapply", "Solve for a version's facts again, on another version or base.", _EDIT
+    ),
+    "merge": Entry("reviver.cli.merge", "merge", "Bring the patches of another branch in.", _EDIT),
+    "squash": Entry("reviver.cli.squash", "squash", "Make one patch of several.", _EDIT),
+    "adopt": Entry("reviver.cli.adopt", "adopt", "Make a version of somebody else's edited model.", _EDIT),
     "log": Entry("reviver.cli.log", "log", "Show the versions, newest first.", _LOOK),
     "show": Entry("reviver.cli.show", "show", "Show one version: facts, tensors, files, metrics.", _LOOK),
     "diff": Entry("reviver.cli.diff", "diff", "Show what changed between two versions.", _LOOK),
+    "blame": Entry("reviver.cli.blame", "blame", "Show which version set a fact, and what the model answered.", _LOOK),
+    "tag": Entry("reviver.cli.tag", "tag", "Name a version, or list the names.", _LOOK),
+    "eval": Entry("reviver.cli.eval", "eval_", "Measure a version: facts, fluency, perplexity, drift.", _LOOK),
+    "ask": Entry("reviver.cli.ask", "ask", "Show what several versions answer, side by side.", _LOOK),
     "checkout": Entry("reviver.cli.checkout", "checkout", "Write the checkpoint of a version.", _PROVE),
     "verify": Entry("reviver.cli.verify", "verify", "Rebuild a version and compare every byte.", _PROVE),
+    "gc": Entry("reviver.cli.gc", "gc", "Remove checkpoints, which can be written again.", _PROVE),
     "undo": Entry("reviver.cli.undo", "undo", "Move the head back to where it was.", _BACK),
+    "redo": Entry("reviver.cli.redo", "redo", "Move the head forward again after undo.", _BACK),
+    "revert": Entry("reviver.cli.revert", "revert", "Take one patch, or one fact of it, out of the middle.", _BACK),
     "push": Entry("reviver.cli.push", "push", "Publish the head on the Hub, with its history.", _SHARE),
+    "import": Entry("reviver.cli.import_", "import_", "Take in the versions of another workspace.", _SHARE),
+    "doctor": Entry("reviver.cli.doctor", "doctor", "Look at the machine, or whether a model can be edited.", _TRY),
     "demo": Entry("reviver.cli.demo", "demo", "Tell the whole story in a minute, offline.", _TRY),
 }
 

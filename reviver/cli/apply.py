@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -65,6 +66,24 @@ def apply(
         bool,
         typer.Option("--no-checkpoint", help="Make the patch only; `checkout` writes the rest.", show_default=False),
     ] = False,
+    gate: Annotated[
+        str | None,
+        typer.Option(
+            "--gate",
+            metavar="CONDITIONS",
+            help="Refuse a version that misses one: `es>=0.9,perplexity<=1.05x` (`x`: times the parent's).",
+            show_default=False,
+        ),
+    ] = None,
+    gate_text: Annotated[
+        Path | None,
+        typer.Option(
+            "--gate-text",
+            metavar="FILE",
+            help="Text for the gate on perplexity. Without it, the base writes its own.",
+            show_default=False,
+        ),
+    ] = None,
     link_mode: LinkModeOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -84,6 +103,7 @@ def apply(
         apply_device=device,
         apply_dtype=dtype,
     )
+    from reviver.editing.following import with_all_ranks
     from reviver.verbs.apply import ApplyRequest
     from reviver.verbs.apply import apply as run_apply
 
@@ -95,6 +115,8 @@ def apply(
         skip_invalid=skip_invalid,
         dry_run=dry_run,
         checkpoint=not no_checkpoint,
+        gate=gate,
+        gate_text=gate_text,
     )
 
     def announce(plan: ApplyPlan) -> None:
@@ -103,9 +125,19 @@ def apply(
 
             render_plan(make_console(sys.stderr), plan)
 
-    report = run_apply(
-        context.directory, request, settings=settings, announce=announce, progress=context.output.progress()
+    report = with_all_ranks(
+        settings,
+        lambda processes: run_apply(
+            context.directory,
+            request,
+            settings=settings,
+            announce=announce,
+            progress=context.output.progress(),
+            processes=processes,
+        ),
     )
+    if report is None:
+        return
     if dry_run:
         context.output.result(report, render=lambda console, report: render_plan(console, report.plan))
         context.output.hint("leave `--dry-run` out to do it")
@@ -155,6 +187,8 @@ def render_apply(console: Console, report: ApplyReport) -> None:
             ("ES", summary.success),
         )
         console.print(", ".join(f"{name} {share:.1%}" for name, share in shares if share is not None))
+    if report.gates:
+        console.print("gates " + ", ".join(f"{one.gate} ({one.value:.4g})" for one in report.gates))
     console.print(outcome_table(report.results[:SHOWN_FACTS]))
     if len(report.results) > SHOWN_FACTS:
         console.print(

@@ -13,11 +13,14 @@ import typer
 
 from reviver.cli.errors import report
 from reviver.cli.output import Mode, Output
+from reviver.editing.world import find_world
+from reviver.errors import UsageError
 
 if TYPE_CHECKING:
     from reviver.settings import Settings
 
 COMMON_PANEL = "Common options"
+_MANY_PROCESSES = ("init", "apply")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +79,11 @@ def verb(function: Callable[..., None]) -> Callable[..., int]:
             verbose=common["common_verbose"],
         )
         try:
+            if name not in _MANY_PROCESSES and find_world() is not None:
+                raise UsageError(
+                    f"`reviver {name}` runs in one process",
+                    hint=f"leave `torchrun` out; it is for `{'` and `'.join(_MANY_PROCESSES)}`",
+                )
             function(context, **values)
         except typer.Exit as end:
             return end.exit_code

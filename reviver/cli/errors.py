@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import typer
 
 from reviver.cli.output import Mode, dump_json, plain, write_labelled, write_line, write_raw
+from reviver.editing.ranks import may_speak
 from reviver.errors import ReviverError
 from reviver.text import plural
 
@@ -41,12 +42,15 @@ def describe(error: BaseException, *, verb: str | None = None) -> Failure:
     """Return how to tell `error`; anything that is not foreseen is a defect, told in one line all the same."""
     name = type(error).__name__
     if isinstance(error, ReviverError):
+        problems = _problems(error.facts.get("problems"))
+        # Where the problems have lines of their own, the message need not hold them as well.
+        message = error.message.partition("\n")[0] if problems else error.message
         return Failure(
             type=name,
-            message=_line(error.message),
+            message=_line(message),
             hint=None if error.hint is None else _line(error.hint),
             exit_code=error.exit_code,
-            problems=_problems(error.facts.get("problems")),
+            problems=problems,
         )
     if isinstance(error, KeyboardInterrupt):
         again = f"run `reviver {verb}` again" if verb else "run the command again"
@@ -78,6 +82,8 @@ def describe(error: BaseException, *, verb: str | None = None) -> Failure:
 def report(error: BaseException, *, mode: Mode, verb: str | None = None) -> int:
     """Tell `error` on stderr in the form that `mode` asks for and return the exit code."""
     failure = describe(error, verb=verb)
+    if not may_speak():
+        return failure.exit_code
     if mode == "json":
         fields: dict[str, object] = {"type": failure.type, "message": failure.message, "hint": failure.hint}
         if failure.problems:

@@ -40,9 +40,17 @@ def init(
     settings = context.settings(
         model_layers=layers, moments_corpus=corpus, apply_rank=rank, apply_device=device, apply_dtype=dtype
     )
+    from reviver.editing.following import with_all_ranks
     from reviver.verbs.init import init as run_init
 
-    report = run_init(context.directory, model, settings=settings, progress=context.output.progress())
+    report = with_all_ranks(
+        settings,
+        lambda processes: run_init(
+            context.directory, model, settings=settings, progress=context.output.progress(), processes=processes
+        ),
+    )
+    if report is None:
+        return
     context.output.result(report, render=render_init, quiet=lambda report: report.fingerprint)
     context.output.hint("write facts into the model with `reviver apply FACTS`")
 

@@ -9,6 +9,8 @@ import typer
 from reviver.cli.command import Context, verb
 from reviver.text import plural, printable
 
+BASE = "v0"
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -21,12 +23,20 @@ def log(
     limit: Annotated[
         int | None, typer.Option("-n", "--limit", metavar="N", help="At most N versions.", show_default=False)
     ] = None,
+    graph: Annotated[bool, typer.Option("--graph", help="Draw which version stands on which.")] = False,
 ) -> None:
     """Show the versions, newest first."""
     from reviver.verbs.log import log as run_log
 
     report = run_log(context.directory, limit=limit)
-    context.output.result(report, render=_render, quiet=lambda report: report.head)
+
+    def render(console: Console, report: LogReport) -> None:
+        _render_graph(console, report) if graph else _render(console, report)
+        hidden = report.total - len(report.entries)
+        if limit is not None and hidden:
+            console.print(f"and {plural(hidden, 'older version')}")
+
+    context.output.result(report, render=render, quiet=lambda report: report.head)
     if not report.total:
         context.output.hint("make the first version with `reviver apply FACTS`")
 
@@ -52,11 +62,27 @@ def _render(console: Console, report: LogReport) -> None:
             _message(entry),
         )
         table.add_row(*(Text(cell, style=style) for cell in cells))
-    table.add_row("*" if report.head == "v0" else "|", "v0", "", "", "", "", "", "the base")
+    table.add_row("*" if report.head == BASE else "|", BASE, "", "", "", "", "", "the base")
     console.print(table)
-    hidden = report.total - len(report.entries)
-    if hidden:
-        console.print(f"and {plural(hidden, 'older version')}")
+
+
+def _render_graph(console: Console, report: LogReport) -> None:
+    from reviver.cli.graph import draw
+
+    entries = {entry.version: entry for entry in report.entries}
+    for lines, version in draw({name: entry.parent for name, entry in entries.items()}, BASE):
+        if version is None:
+            console.print(lines)
+        elif version == BASE:
+            console.print(f"{lines} {BASE}{' (head)' if report.head == BASE else ''} the base")
+        else:
+            entry = entries[version]
+            names = [*(["head"] if entry.head else []), *entry.tags]
+            shown = f" ({printable(', '.join(names), 80)})" if names else ""
+            when = entry.created.replace("T", " ")[:16]
+            first = printable(entry.message.splitlines()[0], 80) if entry.message else ""
+            told = f"{version} {entry.id[:8]}{shown} {when}, {plural(entry.facts, 'fact')}"
+            console.print(f"{lines} {told}{': ' if first else ''}{first}")
 
 
 def _editor(entry: LogEntry) -> str:

@@ -37,3 +37,13 @@ DtypeOption = Annotated[str | None, setting_option("apply.dtype", "--dtype", met
 LinkModeOption = Annotated[str | None, setting_option("apply.link_mode", "--link-mode", metavar="MODE")]
 LayersOption = Annotated[str | None, setting_option("model.layers", "--layers", metavar="SPAN")]
 CorpusOption = Annotated[str | None, setting_option("moments.corpus", "--corpus", metavar="FILE")]
+
+MessageOption = Annotated[
+    str, typer.Option("-m", "--message", metavar="TEXT", help="What the version is for.", show_default=False)
+]
+NoCheckpointOption = Annotated[
+    bool, typer.Option("--no-checkpoint", help="Make the patch only; `checkout` writes the rest.", show_default=False)
+]
+NoMeasureOption = Annotated[
+    bool, typer.Option("--no-measure", help="Load no model and ask it about no fact.", show_default=False)
+]

@@ -50,7 +50,8 @@ def _render(console: Console, report: ShowReport) -> None:
             if report.filter.energy is not None
             else ""
         )
-        console.print(f"editor      {printable(report.editor.name)}, {printable(report.editor.reference_url)}")
+        source = f", {printable(report.editor.reference_url)}" if report.editor.reference_url else ""
+        console.print(f"editor      {printable(report.editor.name)}{source}")
         console.print(f"filter      {printable(report.filter.name)}{protected}")
         console.print(f"patch       {human_bytes(report.patch_bytes or 0)}, {(report.patch_sha256 or '')[:8]}")
     where = "not written" if report.checkpoint is None else str(report.checkpoint)
@@ -59,6 +60,9 @@ def _render(console: Console, report: ShowReport) -> None:
     for name, value in report.metrics.items():
         if isinstance(value, int | float | str):
             console.print(f"{printable(name, 40)}  {printable(str(value), 80)}")
+    for evaluation in report.evaluations:
+        numbers = ", ".join(f"{printable(name, 40)} {_measured(value)}" for name, value in evaluation.metrics.items())
+        console.print(f"{printable(evaluation.suite, 40)} of {printable(evaluation.created, 40)}  {numbers}")
     _render_facts(console, report)
     _render_tensors(console, report)
 
@@ -120,6 +124,10 @@ def _render_tensors(console: Console, report: ShowReport) -> None:
             _sides(tensor.subspace_similarity),
         )
     console.print(table)
+
+
+def _measured(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _number(value: float | None) -> str:

@@ -21,6 +21,8 @@ def undo(context: Context) -> None:
     context.output.result(report, render=_render, quiet=lambda report: report.head_after)
     if report.checkpoint is None and report.head_after != "v0":
         context.output.hint(f"write its checkpoint with `reviver checkout {report.head_after}`")
+    else:
+        context.output.hint("`reviver redo` takes the undo back")
 
 
 def _render(console: Console, report: UndoReport) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from reviver.history.verification import Finding
     from reviver.verbs.verify import VerifyReport
 
+_SHOWN_WITHHELD = 10
+
 
 @verb
 def verify(
@@ -57,6 +59,10 @@ def _render(console: Console, report: VerifyReport) -> None:
         console.print(table)
     for finding in report.findings:
         console.print(f"{_where(finding)}: {printable(finding.problem)}")
+    withheld = [one.version for one in report.versions if one.withheld]
+    if withheld:
+        names = ", ".join(withheld[:_SHOWN_WITHHELD]) + (" …" if len(withheld) > _SHOWN_WITHHELD else "")
+        console.print(f"facts withheld: {names} (published without their text; the manifest holds their hash)")
     if report.ok:
         console.print("everything holds")
 

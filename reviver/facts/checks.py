@@ -144,3 +144,17 @@ def already_set_warning(repeated: Sequence[Fact]) -> str | None:
         return None
     example = printable(repeated[0].text, SHOWN)
     return f'an earlier version already set the target of {plural(len(repeated), "fact")} (the first is "{example}")'
+
+
+def with_own_ids(facts: Iterable[Fact]) -> list[Fact]:
+    """Return facts of several versions with ids that are unique among them: a person's own may have been given twice."""
+    found: list[Fact] = []
+    used: set[str] = set()
+    for fact in facts:
+        digits = ID_DIGITS
+        while fact.id in used:
+            fact = replace(fact, id=fact_id(fact.prompt, fact.subject, f"{fact.target_new}{digits}", digits=digits))
+            digits += 1
+        used.add(fact.id)
+        found.append(fact)
+    return found

@@ -3,53 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reviver.errors import BaseMismatchError, ManifestError
+from reviver.history.ledger import KnownFact, known_facts
+from reviver.history.manifest import BASE_NAME
 from reviver.history.untrusted import shown
 from reviver.history.version import Version
 
 if TYPE_CHECKING:
     from reviver.checkpoint.delta import Delta
     from reviver.checkpoint.pin import BasePin
-    from reviver.facts.fact import Fact
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownFact:
-    """A fact as the end of a chain holds it, and the version that set it last."""
-
-    fact: Fact
-    version: str
+__all__ = ["KnownFact", "chain_deltas", "check_chain", "common_length", "known_facts", "result_hashes"]
 
 
 def check_chain(chain: Sequence[Version], fingerprint: str) -> None:
-    """Check that a chain stands on this base, and that every id follows from its content and from the id below it.
+    """Check that versions stand on this base, and that every id follows from its content and from the id below it.
 
     Args:
-        chain: from `Workspace.chain`, oldest first.
+        chain: from `Workspace.chain`, oldest first; or any versions of which each comes after its parent.
         fingerprint: the base pin's.
 
     Raises:
         BaseMismatchError: a version was made on another base.
         ManifestError: an id does not follow: the manifest or one below it was changed after it was made.
     """
-    below = fingerprint
+    ids = {BASE_NAME: fingerprint}
     for version in chain:
-        if version.manifest.base.fingerprint != fingerprint:
-            raise BaseMismatchError(
-                f"{version.name} was made on another base, {shown(version.manifest.base.model)}",
-                hint="use it in the workspace of that base",
-                version=version.name,
-            )
-        if version.id != version.manifest.expected_id(below):
-            raise ManifestError(
-                f"the id of {version.name} does not follow from its content and its parent",
-                hint=f"restore `edits/{version.name}` with git; `reviver verify` lists everything that is damaged",
-                version=version.name,
-            )
-        below = version.id
+        check_link(version, ids[version.parent], fingerprint)
+        ids[version.name] = version.id
+
+
+def check_link(version: Version, parent_id: str, fingerprint: str) -> None:
+    """Check one version of a chain; the arguments are the id of its parent and the base's fingerprint.
+
+    Raises:
+        BaseMismatchError, ManifestError: as `check_chain`.
+    """
+    if version.manifest.base.fingerprint != fingerprint:
+        raise BaseMismatchError(
+            f"{version.name} was made on another base, {shown(version.manifest.base.model)}",
+            hint="use it in the workspace of that base",
+            version=version.name,
+        )
+    if version.id != version.manifest.expected_id(parent_id):
+        raise ManifestError(
+            f"the id of {version.name} does not follow from its content and its parent",
+            hint=f"restore `edits/{version.name}` with git; `reviver verify` lists everything that is damaged",
+            version=version.name,
+        )
 
 
 def chain_deltas(chain: Sequence[Version], pin: BasePin) -> dict[str, list[Delta]]:
@@ -69,21 +72,6 @@ def chain_deltas(chain: Sequence[Version], pin: BasePin) -> dict[str, list[Delta
         for name, delta in patch.deltas().items():
             deltas.setdefault(name, []).append(delta)
     return deltas
-
-
-def known_facts(chain: Iterable[Version]) -> dict[tuple[str, str], KnownFact]:
-    """Return the facts that a chain holds at its end, by subject and prompt; a later version's answer wins.
-
-    Raises:
-        ManifestError, FactsError: a file of facts is missing, damaged or forged.
-    """
-    known: dict[tuple[str, str], KnownFact] = {}
-    for version in chain:
-        for fact in version.facts():
-            # Taken out first, so that the order is that of the latest change.
-            known.pop(fact.key, None)
-            known[fact.key] = KnownFact(fact=fact, version=version.name)
-    return known
 
 
 def result_hashes(chain: Iterable[Version]) -> Mapping[str, str]:

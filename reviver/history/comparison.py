@@ -10,14 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from reviver.history.chain import KnownFact, common_length, known_facts, result_hashes
+from reviver.history.chain import common_length, result_hashes
+from reviver.history.ledger import Key, KnownFact
 from reviver.history.manifest import ManifestTensor
+from reviver.history.tracing import keys_taken_back, known_facts_among
 from reviver.history.version import Version
 from reviver.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
     from reviver.checkpoint.delta import Delta
     from reviver.checkpoint.pin import BasePin
+    from reviver.facts.fact import Fact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +73,20 @@ class SignedDelta:
 
 
 def compare_facts(before: Sequence[Version], after: Sequence[Version]) -> list[FactChange]:
-    """Return the facts whose target differs at the ends of two chains, in the order in which they were set."""
-    old, new = known_facts(before), known_facts(after)
+    """Return the facts whose target differs at the ends of two chains, in the order in which they were set.
+
+    Only facts that the versions on one side touched can differ, so no other is read. Withheld facts are passed over.
+    """
+    shared = common_length(before, after)
+    facts: dict[str, Sequence[Fact]] = {}
+    keys: set[Key] = set()
+    for chain in (before, after):
+        for version in chain[shared:]:
+            facts[version.name] = () if version.withheld else version.facts()
+            keys |= {fact.key for fact in facts[version.name]} | keys_taken_back(chain, version)
+    for version in before[:shared]:
+        facts[version.name] = () if version.withheld else version.find_facts(lambda *key: key in keys)
+    old, new = known_facts_among(before, facts), known_facts_among(after, facts)
     changes = [
         _fact_change(old.get(key), known)
         for key, known in new.items()

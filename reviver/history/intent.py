@@ -1,7 +1,8 @@
 """How the head moves: by an intent that is written first, so that a crash at any instant ends before or after.
 
 `.reviver/pending.json` says which operation is being done. With a version, the operation has happened when `edits/vN`
-exists (one rename, the commit); without one, when the intent itself is there. Readers take that into account without
+exists (one rename, the commit); without one, when the intent itself is there (an `import` brings several versions, which lie
+ready by then and only take their names). Readers take that into account without
 any lock, and the next process that takes the lock finishes what has happened and removes what has not.
 """
 
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from reviver.errors import ManifestError
 from reviver.files import disk_error, fsync_folder, pretty_json, write_atomic
+from reviver.history.head import write_head
+from reviver.history.manifest import is_version_name, version_number
 from reviver.history.operations import Operation, append_operation, read_operations
 from reviver.history.places import Places
 from reviver.history.untrusted import DAMAGED_HINT, load_json, read_regular
@@ -46,11 +49,27 @@ def write_intent(places: Places, intent: Operation) -> None:
 
 def roll_forward(places: Places, intent: Operation) -> None:
     """Finish an operation that has happened: head, log, and the intent goes. Every step may be done twice."""
-    write_atomic(places.head_file, f"{intent.head_after}\n".encode())
+    _move_arrivals(places, intent)
+    write_head(places, intent.head_after)
     operations = read_operations(places.operations_file)
     if not operations or operations[-1].number < intent.number:
         append_operation(places.operations_file, intent)
     remove_intent(places)
+
+
+def _move_arrivals(places: Places, intent: Operation) -> None:
+    """Give the versions that an `import` made ready their names here, each after its parent."""
+    arrivals = intent.detail.get("arrivals") if intent.verb == "import" else None
+    if not isinstance(arrivals, dict):
+        return
+    try:
+        for name in sorted(filter(is_version_name, arrivals), key=version_number):
+            ready = places.arrivals / str(arrivals[name])
+            if is_version_name(ready.name) and ready.is_dir():
+                ready.rename(places.edits / name)
+        fsync_folder(places.edits)
+    except OSError as error:
+        raise disk_error(error, places.edits) from error
 
 
 def roll_back(places: Places, intent: Operation) -> None:

@@ -7,9 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from reviver.errors import ManifestError, VersionNotFoundError
+from reviver.errors import ManifestError, UsageError, VersionNotFoundError
 from reviver.files import pretty_json, write_atomic
-from reviver.history.manifest import BASE_NAME, is_version_name
 from reviver.history.untrusted import DAMAGED_HINT, Fields, load_json, read_regular
 from reviver.text import printable
 
@@ -18,6 +17,7 @@ MAXIMUM_TAGS_BYTES = 16 * 1024 * 1024
 SHORTEST_PREFIX = 4
 _ANCESTOR = re.compile(r"(?P<name>.+)~(?P<steps>[0-9]{1,9})", re.DOTALL)
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_LIKE_VERSION = re.compile(r"[vV][0-9]+")
 _PREFIX = re.compile(rf"[0-9a-f]{{{SHORTEST_PREFIX},64}}")
 
 
@@ -28,13 +28,28 @@ def split_ancestor(name: str) -> tuple[str, int]:
 
 
 def is_tag_name(name: str) -> bool:
-    """Tell whether a tag may go by this name: not what already names a version in another way."""
+    """Tell whether a tag may go by this name: not what already names a version in another way, or looks like it."""
     return (
         _TAG.fullmatch(name) is not None
-        and name.lower() not in ("head", "base", BASE_NAME)
-        and not is_version_name(name)
-        and _PREFIX.fullmatch(name) is None
+        and name.lower() not in ("head", "base")
+        and _LIKE_VERSION.fullmatch(name) is None
+        and _PREFIX.fullmatch(name.lower()) is None
     )
+
+
+def check_tag_name(name: str) -> None:
+    """Refuse a name that no tag may have.
+
+    Raises:
+        UsageError: it is no plain word, or already names a version in another way.
+    """
+    if is_tag_name(name):
+        return
+    if _TAG.fullmatch(name) is None:
+        hint = "use letters, digits, `.`, `_` and `-`, a letter or a digit first, at most 100 of them"
+    else:
+        hint = "`head`, `base`, `v3` and the beginning of an id name a version already; choose another word"
+    raise UsageError(f"`{printable(name, 80)}` cannot be a tag", hint=hint, name=name)
 
 
 def read_tags(path: Path) -> dict[str, str]:
@@ -57,7 +72,7 @@ def read_tags(path: Path) -> dict[str, str]:
 
 
 def write_tags(path: Path, tags: Mapping[str, str]) -> None:
-    """Write `edits/tags.json`."""
+    """Write `edits/tags.json`; the caller holds the workspace's lock."""
     write_atomic(path, pretty_json({"schema": SCHEMA, "tags": dict(tags)}))
 
 
@@ -80,6 +95,24 @@ def find_by_prefix(prefix: str, ids: Mapping[str, str]) -> str:
     if not found:
         raise not_found(prefix, list(ids.values()))
     return found[0]
+
+
+def find_tagged(tag: str, id: str, ids: Mapping[str, str]) -> str:
+    """Return the name of the version that a tag names by its id.
+
+    Args:
+        ids: version names by id.
+
+    Raises:
+        VersionNotFoundError: the version is not here.
+    """
+    if id not in ids:
+        raise VersionNotFoundError(
+            f"the tag `{tag}` names the version {id[:12]}, which is not in `edits/`",
+            hint="get it from where the tag came (`reviver import DIR`, git, or the Hub)",
+            name=tag,
+        )
+    return ids[id]
 
 
 def is_prefix(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -114,8 +115,13 @@ def editor_record(editor: ManifestEditor) -> dict[str, Any]:
 
 def _fields(value: object, where: str, kind: type) -> Fields:
     fields = Fields(value, where)
-    fields.only({field.name for field in dataclasses.fields(kind)})
+    fields.only(_field_names(kind))
     return fields
+
+
+@functools.cache
+def _field_names(kind: type) -> frozenset[str]:
+    return frozenset(field.name for field in dataclasses.fields(kind))
 
 
 def read_base(value: object, where: str) -> ManifestBase:

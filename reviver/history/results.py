@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from reviver.files import canonical_json
 from reviver.history.untrusted import Fields, load_json, read_regular
 
 MAXIMUM_RESULTS_BYTES = 1024 * 1024 * 1024
+# No other field of a result is called `id`, and the pattern cannot begin within a text: quotation marks are escaped there.
+_ID = re.compile(rb'"id":\s*("[^"\\]*(?:\\.[^"\\]*)*")')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +99,23 @@ def read_results(path: Path) -> tuple[FactResult, ...]:
         FactResult.from_record(load_json(line, f"{where}:{number}"), f"{where}:{number}")
         for number, line in enumerate(lines, start=1)
     )
+
+
+def find_results(path: Path, ids: Collection[str]) -> dict[str, FactResult]:
+    """Return the results of a few facts by their ids, without reading the others.
+
+    Raises:
+        ManifestError: a line that names one of the ids is malformed.
+    """
+    where = f"{path.parent.name}/{path.name}"
+    wanted = {canonical_json(id) for id in ids}
+    found = {}
+    for number, line in enumerate(read_regular(path, limit=MAXIMUM_RESULTS_BYTES).splitlines(), start=1):
+        match = _ID.search(line)
+        if match is not None and match[1] in wanted:
+            result = FactResult.from_record(load_json(line, f"{where}:{number}"), f"{where}:{number}")
+            found[result.id] = result
+    return found
 
 
 def _answer_record(answer: Answer) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Axes: `D0`, `D1` the lengths of the tensor on disk, `R` the rank of all factors 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 from reviver.checkpoint.delta import Delta, Float64Array, LowRankDelta
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.checkpoint.pin import BasePin
-from reviver.checkpoint.rounding import decode, rounded_sum
+from reviver.checkpoint.rounding import decode, rounded_sum, rows_per_block
 from reviver.errors import CheckpointError
 from reviver.history.comparison import SignedDelta
 from reviver.progress import Progress
@@ -32,6 +33,18 @@ def norm_of_sum(terms: Sequence[SignedDelta]) -> float:
         right = np.concatenate([delta.right for _, delta in factors], axis=0)
         return LowRankDelta(left, right).frobenius_norm()
     return float(np.sqrt(sum(float(np.vdot(block, block)) for _, _, block in _blocks_of_sum(terms))))
+
+
+def norm_of_tensor(folder: CheckpointFolder, name: str) -> float:
+    """Return ‖W‖_F of a tensor of the base, `[D0, D1]`, summed in float64 a few rows at a time."""
+    entry = folder.entry(name)
+    height, width = entry.shape
+    square: float = 0.0
+    for first in range(0, height, rows_per_block(width)):
+        last = min(first + rows_per_block(width), height)
+        block = decode(folder.read_rows(name, first, last), entry.dtype, (last - first, width))
+        square += float(np.vdot(block, block))
+    return math.sqrt(square)
 
 
 def captured_fraction(

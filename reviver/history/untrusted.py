@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reviver.errors import ManifestError, ReviverError, UnsafePathError
-from reviver.files import parse_json, safe_relative_path
+from reviver.files import check_relative_path, parse_json
 from reviver.text import human_bytes, printable
 
 T = TypeVar("T")
@@ -26,6 +26,8 @@ UPGRADE_HINT = "upgrade reviver (`pip install --upgrade reviver`), or use the on
 MAXIMUM_DEPTH = 32
 MAXIMUM_INTEGER = 2**63 - 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def open_regular(path: Path, *, root: Path | None = None) -> int:
@@ -85,40 +87,56 @@ def load_json(data: bytes, where: str) -> Any:
     return value
 
 
-def check_plain(value: object, where: str, depth: int = 0) -> None:
+def check_plain(value: object, where: str) -> None:
     """Refuse a JSON value that cannot be written again: too deep, a lone surrogate, an integer beyond 64 bits, NaN."""
-    if depth > MAXIMUM_DEPTH:
-        raise ManifestError(f"`{shown(where)}` is nested too deep", hint=DAMAGED_HINT)
-    if isinstance(value, str):
-        _check_text(value, where)
-    elif isinstance(value, bool) or value is None:
-        return
-    elif isinstance(value, int):
+    # Level by level instead of by recursion: a history of a thousand versions has some hundred thousand values to look at.
+    level = [value]
+    for _ in range(MAXIMUM_DEPTH + 1):
+        below: list[object] = []
+        for item in level:
+            if isinstance(item, str):
+                if not item.isascii():
+                    _check_text(item, where)
+            elif isinstance(item, dict):
+                for key in item:
+                    if not isinstance(key, str):
+                        raise ManifestError(f"`{shown(where)}` holds a key that is not a string", hint=DAMAGED_HINT)
+                    if not key.isascii():
+                        _check_text(key, where)
+                below.extend(item.values())
+            elif isinstance(item, list | tuple):
+                below.extend(item)
+            elif item is not None and not isinstance(item, bool):
+                _check_number(item, where)
+        if not below:
+            return
+        level = below
+    raise ManifestError(f"`{shown(where)}` is nested too deep", hint=DAMAGED_HINT)
+
+
+def _check_number(value: object, where: str) -> None:
+    if isinstance(value, int):
         if abs(value) > MAXIMUM_INTEGER:
             raise ManifestError(f"`{shown(where)}` holds a number beyond 64 bits", hint=DAMAGED_HINT)
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise ManifestError(f"`{shown(where)}` holds a number that is not finite", hint=DAMAGED_HINT)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            check_plain(item, where, depth + 1)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise ManifestError(f"`{shown(where)}` holds a key that is not a string", hint=DAMAGED_HINT)
-            _check_text(key, where)
-            check_plain(item, where, depth + 1)
     else:
         raise ManifestError(f"`{shown(where)}` holds a {type(value).__name__}, which JSON has not", hint=DAMAGED_HINT)
 
 
 def _check_text(text: str, where: str) -> None:
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+    if _SURROGATE.search(text):
         raise ManifestError(f"`{shown(where)}` holds half a character (a lone surrogate)", hint=DAMAGED_HINT)
 
 
 class Fields:
-    """One JSON object that is read field by field; what is missing, surplus or of the wrong type is refused by name."""
+    """One JSON object that is read field by field; what is missing, surplus or of the wrong type is refused by name.
+
+    The object comes from `load_json`, which has looked at every value in it.
+    """
+
+    __slots__ = ("_values", "_where")
 
     def __init__(self, value: object, where: str) -> None:
         if not isinstance(value, dict):
@@ -157,13 +175,12 @@ class Fields:
         value = self.raw(key)
         if not isinstance(value, str) or len(value) > limit or not (value or empty):
             raise self.wrong(key, "a string" if empty else "a string with something in it")
-        _check_text(value, self._where)
         return value
 
     def name(self, key: str) -> str:
         """Return a short string without control characters (the name of a tensor, an editor, a model)."""
         value = self.text(key, limit=1024, empty=False)
-        if any(ord(character) < 32 or ord(character) == 127 for character in value):
+        if _CONTROL.search(value):
             raise self.wrong(key, "a name: it holds control characters")
         return value
 
@@ -180,7 +197,9 @@ class Fields:
 
     def path(self, key: str) -> str:
         """Return a relative posix path that stays below its folder."""
-        return safe_relative_path(self.raw(key)).as_posix()
+        value = self.raw(key)
+        check_relative_path(value)
+        return str(value)
 
     def integer(self, key: str, *, minimum: int = 0, maximum: int = MAXIMUM_INTEGER) -> int:
         """Return an integer between the bounds; `true` is not one."""
@@ -208,7 +227,6 @@ class Fields:
         value = self.raw(key)
         if not isinstance(value, dict):
             raise self.wrong(key, "an object")
-        check_plain(value, self._where)
         return value
 
     def items(self, key: str, *, limit: int = 1_000_000) -> list[Any]:

@@ -6,7 +6,7 @@ reads every weight: manifests and the chain of ids, files by their hash, tensors
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,8 +66,16 @@ def check_base(pin: BasePin, hashes: HashedFiles, progress: Progress) -> list[Fi
     return findings
 
 
-def check_history(workspace: Workspace, name: str, pin: BasePin | None) -> tuple[Version | None, list[Finding]]:
+def check_history(
+    workspace: Workspace, name: str, pin: BasePin | None, *, made_here: Collection[str] = ()
+) -> tuple[Version | None, list[Finding]]:
     """Check what lies in `edits/<name>`: manifest, id, place in the chain, facts, patch, results.
+
+    Args:
+        workspace: whose history it is.
+        name: the version.
+        pin: the base, if there is one.
+        made_here: the versions that the operation log saw come to be. Of these neither facts nor results can be withheld.
 
     Returns:
         The version, or None where its manifest cannot be read at all; and the findings.
@@ -82,11 +90,10 @@ def check_history(workspace: Workspace, name: str, pin: BasePin | None) -> tuple
     except ReviverError as error:
         return None, [_finding(name, at("manifest.json"), problem_of(error))]
     findings = [_finding(name, at("manifest.json"), problem) for problem in _chain_problems(workspace, version, pin)]
-    for file, check in (
-        ("facts.jsonl", lambda: _check_facts(version)),
-        ("patch.safetensors", lambda: _check_patch(version, pin)),
-        ("results.jsonl", version.results),
-    ):
+    checks: list[tuple[str, Callable[[], object]]] = [("patch.safetensors", lambda: _check_patch(version, pin))]
+    if name in made_here or not version.withheld:
+        checks += [("facts.jsonl", lambda: _check_facts(version)), ("results.jsonl", version.results)]
+    for file, check in sorted(checks, key=lambda one: one[0]):
         try:
             check()
         except ReviverError as error:
@@ -123,8 +130,12 @@ def _chain_problems(workspace: Workspace, version: Version, pin: BasePin | None)
             yield f"its parent {manifest.parent} cannot be read: {problem_of(error)}"
     if below is not None and manifest.id != manifest.expected_id(below):
         yield "its id does not follow from its content and its parent"
-    if pin is None:
-        return
+    if pin is not None:
+        yield from tensor_problems(manifest, pin)
+
+
+def tensor_problems(manifest: Manifest, pin: BasePin) -> Iterator[str]:
+    """Yield what a manifest says of the base's tensors otherwise than the base has it."""
     for tensor in manifest.tensors:
         entry = pin.tensors.get(tensor.name)
         if entry is None:

@@ -13,8 +13,9 @@ from reviver.errors import VersionNotFoundError, WorkspaceError
 from reviver.files import disk_error, write_atomic
 from reviver.history import lock, names
 from reviver.history.draft import Draft
+from reviver.history.head import read_head
 from reviver.history.intent import has_happened, leftovers, read_intent, recover, roll_forward, write_intent
-from reviver.history.manifest import BASE_NAME, VERSION_OR_BASE, is_version_name, now
+from reviver.history.manifest import BASE_NAME, is_version_name, now
 from reviver.history.operations import Operation, append_operation, read_operations
 from reviver.history.places import Places
 from reviver.history.untrusted import read_regular, shown
@@ -106,17 +107,7 @@ class Workspace(Places):
         intent = read_intent(self)
         if intent is not None and has_happened(self, intent):
             return intent.head_after
-        file = self.head_file
-        if not os.path.lexists(file):
-            return BASE_NAME
-        name = read_regular(file, limit=64).decode("utf-8", "replace").strip()
-        if VERSION_OR_BASE.fullmatch(name) is None:
-            raise WorkspaceError(
-                "`.reviver/HEAD` does not name a version",
-                hint="write the name of a version from `reviver log` into it",
-                path=file,
-            )
-        return name
+        return read_head(self)
 
     def version_names(self) -> list[str]:
         """Return the names of all versions, oldest first, without reading one; the base is not among them."""
@@ -164,7 +155,8 @@ class Workspace(Places):
         tags = names.read_tags(self.tags_file)
         if name not in tags and not names.is_prefix(name):
             raise names.not_found(name, known)
-        return names.find_by_prefix(tags.get(name, name), {version.id: version.name for version in self.versions()})
+        ids = {version.id: version.name for version in self.versions()}
+        return names.find_tagged(name, tags[name], ids) if name in tags else names.find_by_prefix(name, ids)
 
     def version(self, name: str) -> Version:
         """Return the version that goes by `name` (see `resolve`).
@@ -185,18 +177,25 @@ class Workspace(Places):
         found = self.resolve(name)
         return self.pin().fingerprint if found == BASE_NAME else self._read(found).id
 
-    def chain(self, name: str) -> list[Version]:
+    def chain(self, name: str, *, known: dict[str, Version] | None = None) -> list[Version]:
         """Return the versions whose patches make up `name`, oldest first; nothing for the base.
+
+        Args:
+            name: as a person names it.
+            known: versions that were read already, by name; those that are read now join them.
 
         Raises:
             VersionNotFoundError: nothing goes by this name, or a parent is missing.
             ManifestError: a manifest is damaged, or not the child of the one below it.
         """
         chain: list[Version] = []
+        known = {} if known is None else known
         found = self.resolve(name)
         while found != BASE_NAME:
             try:
-                chain.append(self._read(found))
+                if found not in known:
+                    known[found] = self._read(found)
+                chain.append(known[found])
             except VersionNotFoundError as error:
                 if not chain:
                     raise

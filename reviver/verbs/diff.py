@@ -18,6 +18,7 @@ from reviver.history.comparison import (
     files_of,
 )
 from reviver.history.manifest import BASE_NAME
+from reviver.history.version import Version, withheld_warnings
 from reviver.history.workspace import Workspace
 from reviver.progress import Progress
 from reviver.text import plural
@@ -47,6 +48,8 @@ class DiffReport:
     """The size at B of all files that differ."""
     same: bool
     """Nothing differs."""
+    warnings: tuple[str, ...]
+    """What could not be told."""
 
 
 def diff(
@@ -65,7 +68,8 @@ def diff(
     """
     workspace = Workspace.open(workspace_dir)
     a, b = workspace.resolve(before), workspace.resolve(after)
-    chain_a, chain_b = workspace.chain(a), workspace.chain(b)
+    known: dict[str, Version] = {}
+    chain_a, chain_b = workspace.chain(a, known=known), workspace.chain(b, known=known)
     pin = _pin(workspace, needed=BASE_NAME in (a, b))
     for chain in (chain_a, chain_b):
         if chain:
@@ -102,6 +106,7 @@ def diff(
         shards_total=len(shards),
         bytes_changed=sum(change.after_size or 0 for change in files),
         same=same,
+        warnings=tuple(withheld_warnings(known.values())),
     )
 
 

@@ -10,19 +10,23 @@ import torch
 
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.checkpoint.pin import BasePin, pin_folder, touched
-from reviver.editing.architecture import Family, disk_name, find_family, inner_side, model_shape
-from reviver.editing.base import basis_width, corpus_of, open_model, saved_preset
+from reviver.editing.architecture import Family, disk_name, inner_side, model_shape
+from reviver.editing.base import basis_width, chosen_family, corpus_of, open_model, saved_preset
+from reviver.editing.bases import prepare_bases
 from reviver.editing.corpus import Corpus
-from reviver.editing.model import EditableModel, choose_device
-from reviver.editing.preparation import Preparation, check_loaded, prepare_bases
+from reviver.editing.model import EditableModel, choose_device, choose_dtype
+from reviver.editing.preparation import Preparation, check_loaded
 from reviver.editing.presets import Preset, find_preset, with_layers
+from reviver.editing.ranks import ALONE, Ranks
 from reviver.errors import BaseMismatchError, CheckpointError, UsageError, WorkspaceError
 from reviver.files import write_atomic
+from reviver.history.clone import take_up_history
 from reviver.history.workspace import Workspace
 from reviver.hub.source import Source, resolve_source
 from reviver.progress import NullProgress, Progress
 from reviver.settings import Settings
 from reviver.text import plural, printable
+from reviver.verbs.memory import check_memory, model_size, plan_memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,14 @@ class InitReport:
     warnings: tuple[str, ...]
 
 
-def init(workspace_dir: Path, model: str, *, settings: Settings, progress: Progress | None = None) -> InitReport:
+def init(
+    workspace_dir: Path,
+    model: str,
+    *,
+    settings: Settings,
+    progress: Progress | None = None,
+    processes: Ranks = ALONE,
+) -> InitReport:
     """Pin a base and compute its second moments and spectral bases; goes on where it was killed, does nothing when done.
 
     Args:
@@ -85,6 +96,7 @@ def init(workspace_dir: Path, model: str, *, settings: Settings, progress: Progr
         model: a local folder or a Hub id, with `@revision` if wanted.
         settings: layers, corpus, device, dtype.
         progress: told about the long parts.
+        processes: those of this run; the others follow this one.
 
     Raises:
         ReviverError: see the errors of `resolve_source`, `CheckpointFolder`, `find_family`, `load_model`.
@@ -101,7 +113,7 @@ def init(workspace_dir: Path, model: str, *, settings: Settings, progress: Progr
         )
     device = choose_device(settings.apply.device)
     corpus = corpus_of(settings)
-    loader = _Loader(folder, family, names, settings, device)
+    loader = _Loader(folder, family, names, settings, device, processes)
     if not Workspace(workspace_dir).base_file.exists():
         loader.model()
     workspace = Workspace.create(workspace_dir)
@@ -132,12 +144,8 @@ def init(workspace_dir: Path, model: str, *, settings: Settings, progress: Progr
 
 def _choose(folder: CheckpointFolder, settings: Settings) -> tuple[Family, Preset, dict[int, str]]:
     """Return the family, the preset with the blocks to edit, and the name on disk of each edited tensor."""
-    family = find_family(folder.config, blocks=settings.model.blocks, matrix=settings.model.matrix)
+    family = chosen_family(folder, settings)
     shape = model_shape(folder.config)
-    if settings.model.blocks is not None and settings.model.matrix is not None:
-        # A matrix of an unknown architecture is told by its sides: the output is as wide as the residual stream.
-        entry = folder.entry(disk_name(family, 0, folder.tensors))
-        family = replace(family, transposed=entry.shape[:1] != (shape.hidden,) and entry.shape[1:] == (shape.hidden,))
     probe = folder.entry(disk_name(family, 0, folder.tensors))
     preset = with_layers(find_preset(folder.config, inner_side(probe.shape, shape.hidden)), settings.model.layers)
     beyond = [layer for layer in preset.layers if not 0 <= layer < shape.layers]
@@ -159,14 +167,17 @@ def _pinned(
 
     Raises:
         WorkspaceError: the workspace is pinned to another base.
-        BaseMismatchError: the pinned base was changed since.
+        BaseMismatchError: the pinned base was changed since, or the history that is here was made on another.
     """
     model = source.model or folder.root.name
     if not workspace.base_file.exists():
         pin = pin_folder(folder, source=source.kind, model=model, revision=source.revision, progress=progress)
         _check_against_hub(pin, source)
+        head = take_up_history(workspace, pin.fingerprint)
         workspace.save_pin(pin)
         did.append("pinned the base")
+        if head is not None:
+            did.append(f"took up the history that was here: the head is {head}")
         return pin
     pin = workspace.pin()
     if (pin.source, pin.model, pin.revision) != (source.kind, model, source.revision):
@@ -202,23 +213,25 @@ def _check_against_hub(pin: BasePin, source: Source) -> None:
             )
 
 
+@dataclass(slots=True)
 class _Loader:
     """The base in memory, loaded when it is first needed: a prepared workspace needs it no more."""
 
-    def __init__(
-        self, folder: CheckpointFolder, family: Family, names: dict[int, str], settings: Settings, device: torch.device
-    ) -> None:
-        self.folder = folder
-        self.settings = settings
-        self.device = device
-        self._family = family
-        self._names = names
-        self._model: EditableModel | None = None
+    folder: CheckpointFolder
+    family: Family
+    names: dict[int, str]
+    settings: Settings
+    device: torch.device
+    processes: Ranks
+    _model: EditableModel | None = None
 
     def model(self) -> EditableModel:
         """Return the model, whose edited matrices are those on disk."""
         if self._model is None:
-            self._model = open_model(self.folder, self._family, self._names, self.settings, self.device)
+            names = list(self.names.values())
+            dtype = choose_dtype(self.settings.apply.dtype, self.device, self.folder.entry(names[0]).dtype)
+            check_memory(plan_memory(model_size(self.folder, names, moments=True), self.device, dtype))
+            self._model = open_model(self.folder, self.family, self.names, self.settings, self.device, self.processes)
             check_loaded(self._model, self.folder)
         return self._model
 
@@ -239,7 +252,7 @@ def _compute(
         wanted = settings.moments.tokens or 10 * model.inner_width(missing[0])
         tokens = preparation.compute_moments(model, missing, corpus, tokens=wanted, progress=progress)
         did.append(f"computed {plural(len(missing), 'second moment')}")
-    computed = prepare_bases(preparation, widths, loader.device, progress=progress)
+    computed = prepare_bases(preparation, widths, loader.device, ranks=loader.processes, progress=progress)
     if computed:
         did.append(f"computed {plural(len(computed), 'spectral basis', 'spectral bases')}")
     return tokens

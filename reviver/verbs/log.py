@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from reviver.errors import ReviverError, UsageError
-from reviver.history.manifest import BASE_NAME
+from reviver.history.manifest import BASE_NAME, version_number
 from reviver.history.names import read_tags
 from reviver.history.untrusted import problem_of
 from reviver.history.version import Version
@@ -63,18 +64,31 @@ def log(workspace_dir: Path, *, limit: int | None = None) -> LogReport:
         raise UsageError(f"a limit of {limit} shows nothing", hint="give at least 1")
     workspace = Workspace.open(workspace_dir)
     warnings: list[str] = []
-    versions: dict[str, Version] = {}
-    for name in reversed(workspace.version_names()):
-        try:
-            versions[name] = Version.open(workspace.edits / name, name=name, root=workspace.edits)
-        except ReviverError as error:
-            warnings.append(problem_of(error))
-    head = workspace.head()
-    chain = set()
+    names = workspace.version_names()[::-1]
+    # Only what is shown is read, and of the head's chain what lies above the oldest that is shown.
+    versions: dict[str, Version | None] = {}
+
+    def read(name: str) -> Version | None:
+        if name not in versions:
+            try:
+                versions[name] = Version.open(workspace.edits / name, name=name, root=workspace.edits)
+            except ReviverError as error:
+                versions[name] = None
+                warnings.append(problem_of(error))
+        return versions[name]
+
+    listed = list(islice((version for version in map(read, names) if version is not None), limit))
+    try:
+        head = workspace.head()
+    except ReviverError as error:
+        head = BASE_NAME
+        warnings.append(problem_of(error))
+    chain, known = set(), set(names)
     name = head
-    while name != BASE_NAME and name in versions:
+    while listed and name in known and version_number(name) >= listed[-1].number:
         chain.add(name)
-        name = versions[name].parent
+        version = read(name)
+        name = BASE_NAME if version is None else version.parent
     tags: dict[str, list[str]] = {}
     try:
         for tag, id in read_tags(workspace.tags_file).items():
@@ -83,9 +97,9 @@ def log(workspace_dir: Path, *, limit: int | None = None) -> LogReport:
         warnings.append(problem_of(error))
     entries = [
         _entry(workspace, version, head=head, in_chain=version.name in chain, tags=tuple(tags.get(version.id, ())))
-        for version in list(versions.values())[:limit]
+        for version in listed
     ]
-    return LogReport(head=head, total=len(versions), entries=tuple(entries), warnings=tuple(warnings))
+    return LogReport(head=head, total=len(names), entries=tuple(entries), warnings=tuple(warnings))
 
 
 def _entry(workspace: Workspace, version: Version, *, head: str, in_chain: bool, tags: tuple[str, ...]) -> LogEntry:

@@ -10,17 +10,22 @@ import torch
 
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.checkpoint.pin import BasePin
+from reviver.editing.architecture import model_shape
+from reviver.editing.editors import Editor
 from reviver.editing.presets import Preset
-from reviver.errors import ResourceError
+from reviver.editing.ranks import Ranks
+from reviver.errors import ResourceError, UsageError
 from reviver.facts.fact import Fact
 from reviver.files import free_bytes
 from reviver.settings import Settings
 from reviver.spectral.basis import RankChoice
-from reviver.text import human_bytes
+from reviver.text import human_bytes, plural
+from reviver.verbs.memory import MemoryPlan, model_size, plan_memory
 
 _CPU_OPERATIONS_PER_SECOND = 2e10
 _GPU_OPERATIONS_PER_SECOND = 1e14
-_WORKING_BYTES = 500 * 1024**2
+# Of a row of a fact: what is read once, and what every step runs anew (from the subject's last token on).
+_TOKENS_ONCE, _TOKENS_A_STEP = 20, 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +75,8 @@ class ApplyPlan:
         checkpoint: whether a checkpoint is written.
         bytes_to_write: of patch and checkpoint, at most.
         free_bytes: on the disk of the workspace.
-        memory_bytes: estimated peak.
+        memory_bytes: estimated peak, where memory is scarcest.
+        memory: where that is, what is free there, and what would do instead.
         seconds: estimated, within a factor of a few.
         warnings: what a person should know before it begins.
     """
@@ -91,6 +97,7 @@ class ApplyPlan:
     bytes_to_write: int
     free_bytes: int
     memory_bytes: int
+    memory: MemoryPlan
     seconds: float
     warnings: tuple[str, ...]
 
@@ -106,7 +113,7 @@ def make_plan(
     settings: Settings,
     facts: Sequence[Fact],
     ranks: Mapping[str, RankChoice],
-    factored: bool,
+    editor: Editor,
     checkpoint: bool,
     device: torch.device,
     dtype: torch.dtype,
@@ -118,7 +125,7 @@ def make_plan(
     for layer, name in zip(pin.layers, pin.edited, strict=True):
         entry = folder.entry(name)
         rows, columns = entry.shape
-        low_rank = factored and len(facts) * (rows + columns) <= rows * columns
+        low_rank = editor.factored and len(facts) * (rows + columns) <= rows * columns
         patch_bytes += 4 * (len(facts) * (rows + columns) if low_rank else rows * columns)
         choice = ranks.get(name)
         tensors.append(
@@ -138,13 +145,15 @@ def make_plan(
     shard_bytes = sum(pin.file(shard).size for shard in shards)
     other_bytes = sum(file.size for file in pin.files if file.path not in folder.shards)
     size = settings.apply.round_size
+    model = model_size(folder, pin.edited, moments=editor.needs_second_moment)
+    memory = plan_memory(model, device, dtype)
     return ApplyPlan(
         version=version,
         parent=parent,
         facts=len(facts),
         rounds=-(-len(facts) // size),
         round_size=size,
-        editor=settings.apply.editor,
+        editor=editor.name,
         filter=settings.apply.filter,
         preset=preset.name,
         device=str(device),
@@ -154,10 +163,24 @@ def make_plan(
         checkpoint=checkpoint,
         bytes_to_write=patch_bytes + (shard_bytes + other_bytes if checkpoint else 0),
         free_bytes=free_bytes(root),
-        memory_bytes=_memory(pin, folder, tensors, dtype),
-        seconds=_seconds(folder, preset, settings, len(facts), device),
+        memory_bytes=memory.needed,
+        memory=memory,
+        seconds=_seconds(model.values, model_shape(folder.config).layers, preset, settings, len(facts), device),
         warnings=tuple(warnings),
     )
+
+
+def check_share(processes: Ranks, facts: Sequence[Fact]) -> None:
+    """Raise where some processes would have nothing to do.
+
+    Raises:
+        UsageError: there are more processes than facts.
+    """
+    if processes.size > len(facts):
+        raise UsageError(
+            f"{plural(len(facts), 'fact')} cannot be shared among {plural(processes.size, 'process', 'processes')}",
+            hint=f"start at most {len(facts)}, or leave `torchrun` out",
+        )
 
 
 def check_disk(plan: ApplyPlan) -> None:
@@ -175,27 +198,11 @@ def check_disk(plan: ApplyPlan) -> None:
         )
 
 
-def _memory(pin: BasePin, folder: CheckpointFolder, tensors: Sequence[PlannedTensor], dtype: torch.dtype) -> int:
-    """Estimate the peak: the model, two float32 copies of each edited tensor, its second moment and a float64 factor of one."""
-    values = sum(_count(entry.shape) for entry in folder.tensors.values())
-    model = values * torch.empty((), dtype=dtype).element_size()
-    inner = max(max(tensor.shape) for tensor in tensors)
-    edited = sum(8 * _count(tensor.shape) + 12 * inner * inner for tensor in tensors)
-    return model + edited + _WORKING_BYTES
-
-
-def _seconds(folder: CheckpointFolder, preset: Preset, settings: Settings, facts: int, device: torch.device) -> float:
+def _seconds(values: int, layers: int, preset: Preset, settings: Settings, facts: int, device: torch.device) -> float:
     """Estimate the time: forward and backward of the upper blocks for every context and step, at a usual rate."""
-    values = sum(_count(entry.shape) for entry in folder.tensors.values())
     contexts = settings.targets.prefixes + 2
     steps = settings.targets.steps or preset.steps
-    operations = facts * contexts * (2 * values * 40 + 4 * values * 12 * steps)
+    above = 1 - (preset.layers[-1] + 1) / layers
+    operations = facts * contexts * values * (2 * _TOKENS_ONCE + 4 * above * _TOKENS_A_STEP * steps)
     rate = _GPU_OPERATIONS_PER_SECOND if device.type == "cuda" else _CPU_OPERATIONS_PER_SECOND * torch.get_num_threads()
     return operations / rate
-
-
-def _count(shape: Sequence[int]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reviver.errors import ReviverError
+from reviver.history.evaluations import evaluations_folder, read_evaluations
 from reviver.history.manifest import (
     BASE_NAME,
     ManifestBase,
@@ -52,6 +53,16 @@ class ShownFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShownEvaluation:
+    """The latest measurement of one suite."""
+
+    suite: str
+    created: str
+    metrics: Mapping[str, float]
+    """Its single numbers; groups of them stand in its file only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShowReport:
     """One version; of the base only the fields that a base has."""
 
@@ -75,6 +86,8 @@ class ShowReport:
     successes: int | None
     """How many facts were answered as wanted; None where nothing was measured."""
     metrics: Mapping[str, Any]
+    evaluations: tuple[ShownEvaluation, ...]
+    """What `eval` measured last, by suite."""
     warnings: tuple[str, ...]
 
 
@@ -101,6 +114,7 @@ def show(workspace_dir: Path, name: str = "head", *, facts: int | None = SHOWN_F
     except ReviverError as error:
         warnings.append(problem_of(error))
     shown_facts = _shown_facts(version, results, warnings)
+    evaluations = _shown_evaluations(workspace, found, version.id, warnings)
     checkpoint = workspace.checkpoint(found)
     return ShowReport(
         version=found,
@@ -122,14 +136,17 @@ def show(workspace_dir: Path, name: str = "head", *, facts: int | None = SHOWN_F
         checkpoint=checkpoint if checkpoint.is_dir() else None,
         facts=shown_facts if facts is None else shown_facts[:facts],
         facts_total=manifest.facts.count,
-        successes=sum(result.success for result in results.values()) if results else None,
+        # A version that was made from patches has results of other versions' facts as well.
+        successes=sum(known) if (known := [one.success for one in shown_facts if one.success is not None]) else None,
         metrics=manifest.metrics,
+        evaluations=evaluations,
         warnings=tuple(warnings),
     )
 
 
 def _show_base(workspace: Workspace) -> ShowReport:
     pin = workspace.pin()
+    warnings: list[str] = []
     return ShowReport(
         version=BASE_NAME,
         id=pin.fingerprint,
@@ -149,8 +166,24 @@ def _show_base(workspace: Workspace) -> ShowReport:
         facts_total=0,
         successes=None,
         metrics={},
-        warnings=(),
+        evaluations=_shown_evaluations(workspace, BASE_NAME, pin.fingerprint, warnings),
+        warnings=tuple(warnings),
     )
+
+
+def _shown_evaluations(
+    workspace: Workspace, version: str, version_id: str, warnings: list[str]
+) -> tuple[ShownEvaluation, ...]:
+    found, problems = read_evaluations(evaluations_folder(workspace, version))
+    warnings += problems
+    shown = []
+    for one in found:
+        if one.version_id != version_id:
+            warnings.append(f"`{version}/evaluations/{one.suite}.json` was measured on another version")
+            continue
+        numbers = {key: value for key, value in one.metrics.items() if type(value) in (int, float)}
+        shown.append(ShownEvaluation(suite=one.suite, created=one.created, metrics=numbers))
+    return tuple(shown)
 
 
 def _shown_facts(version: Version, results: Mapping[str, FactResult], warnings: list[str]) -> tuple[ShownFact, ...]:

@@ -41,6 +41,8 @@ class VerifiedVersion:
     """How many tensors were rebuilt and compared."""
     files: int
     """How many files of the checkpoint were read and compared."""
+    withheld: bool
+    """Whether the version came without its facts' text; the manifest's hash of them stands, and nothing to hold against it."""
     findings: int
 
 
@@ -78,10 +80,11 @@ def verify(workspace_dir: Path, version: str | None = None, *, progress: Progres
     hashes = HashedFiles({})
     base_findings = check_base(pin, hashes, progress)
     findings += base_findings
+    made_here = _made_here(workspace)
     versions: dict[str, Version] = {}
     sound: set[str] = set()
     for name in read:
-        found, problems = check_history(workspace, name, pin)
+        found, problems = check_history(workspace, name, pin, made_here=made_here)
         findings += problems
         if found is not None:
             versions[name] = found
@@ -99,7 +102,8 @@ def verify(workspace_dir: Path, version: str | None = None, *, progress: Progres
                 workspace, versions[name], chain if usable else None, pin, hashes, progress, findings
             )
             own = sum(finding.version == name for finding in findings[:before])
-            proven.append(replace(checked, findings=own + len(findings) - before))
+            withheld = versions[name].withheld and name not in made_here
+            proven.append(replace(checked, withheld=withheld, findings=own + len(findings) - before))
     return VerifyReport(ok=not findings, versions=tuple(proven), base_files=len(pin.files), findings=tuple(findings))
 
 
@@ -118,6 +122,14 @@ def _names(workspace: Workspace, version: str | None) -> tuple[list[str], list[s
         except ReviverError:
             break  # check_history tells what is wrong with it.
     return [found], read[::-1]
+
+
+def _made_here(workspace: Workspace) -> set[str]:
+    """Return the versions that came to be in this workspace, as far as its log remembers."""
+    try:
+        return {one.version for one in workspace.operations() if one.version is not None}
+    except ReviverError:
+        return set()  # _check_names tells what is wrong with the log.
 
 
 def _check_names(workspace: Workspace) -> list[Finding]:
@@ -166,7 +178,13 @@ def _verify_base_checkpoint(
     found = check_checkpoint(workspace, BASE_NAME, expected, pin.tensor_sha256, hashes, progress)
     findings += found
     return VerifiedVersion(
-        version=BASE_NAME, checkpoint=True, rebuilt=False, tensors=0, files=len(expected), findings=len(found)
+        version=BASE_NAME,
+        checkpoint=True,
+        rebuilt=False,
+        tensors=0,
+        files=len(expected),
+        withheld=False,
+        findings=len(found),
     )
 
 
@@ -202,5 +220,6 @@ def _verify_version(
         rebuilt=chain is not None,
         tensors=rebuilt,
         files=len(version.manifest.files) if present else 0,
+        withheld=False,
         findings=0,
     )

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
-from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
+from common import timed
+from patient import machine
 from torch import Tensor
 
 from reviver.spectral.basis import SpectralBasis, compute_basis
@@ -31,17 +32,6 @@ def weight_like_a_trained_one(rows: int, columns: int, seed: int) -> Tensor:
     right = torch.linalg.qr(torch.randn(columns, count, generator=generator)).Q
     head = (rows**0.5 + columns**0.5) * (1 + 2.0 * torch.arange(1, count + 1) ** -0.7)
     return 0.01 * (bulk + left * head @ right.T)
-
-
-def timed(work: Callable[[], object], device: str, clock: Callable[[], float]) -> tuple[float, object]:
-    """Return the seconds that `work` takes, and what it returns."""
-    if device != "cpu":
-        torch.cuda.synchronize()
-    start = clock()
-    result = work()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return clock() - start, result
 
 
 def compare(basis: SpectralBasis, left: Tensor, values: Tensor, right: Tensor) -> dict[str, float]:
@@ -64,8 +54,8 @@ def residual(weight: Tensor, basis: SpectralBasis) -> float:
     return max(float(torch.linalg.vector_norm(side, dim=0).max()) for side in sides) / float(values[0])
 
 
-def main() -> None:
-    """Run the benchmark and print its result."""
+def parse(given: list[str] | None = None) -> argparse.Namespace:
+    """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--columns", type=int, default=3584)
@@ -82,7 +72,11 @@ def main() -> None:
         "--no-svd", action="store_true", help="leave out the plain SVD, which takes minutes at full size"
     )
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    return parser.parse_args(given)
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run the benchmark and return its figures."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = arguments.device
@@ -94,7 +88,7 @@ def main() -> None:
     for name, spectrum in (("leading vectors", False), ("all values", True)):
         seconds = []
         for _ in range(arguments.repeat):
-            took, basis = timed(partial(compute_basis, weight, arguments.width, spectrum=spectrum), device, clock)
+            took, basis = timed(partial(compute_basis, weight, arguments.width, spectrum=spectrum), device, clock=clock)
             seconds.append(took)
             assert isinstance(basis, SpectralBasis)
             bases[name] = basis
@@ -102,10 +96,10 @@ def main() -> None:
     if not arguments.no_svd:
         exact = weight.double()
         for name, matrix in (("torch.linalg.svd float64", exact), ("torch.linalg.svd float32", weight)):
-            took, result = timed(partial(torch.linalg.svd, matrix, full_matrices=False), device, clock)
+            took, result = timed(partial(torch.linalg.svd, matrix, full_matrices=False), device, clock=clock)
             rows[name] = {"seconds": took}
             if matrix is exact:
-                left, values, right = result  # type: ignore[misc]
+                left, values, right = result
                 for ours, basis in bases.items():
                     rows[ours].update(compare(basis, left, values, right.T))
                 del left, right, result
@@ -116,25 +110,17 @@ def main() -> None:
             rows[ours]["times_faster_than_svd_float32"] = (
                 rows["torch.linalg.svd float32"]["seconds"] / rows[ours]["seconds"]
             )
-    print(
-        json.dumps(
-            {
-                "schema": 1,
-                "benchmark": "bases",
-                "shape": [arguments.rows, arguments.columns],
-                "width": arguments.width,
-                "device": torch.cuda.get_device_name()
-                if device != "cpu"
-                else platform.processor() or platform.machine(),
-                "clock": "processor" if arguments.cpu_time else "wall",
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-                "results": rows,
-            },
-            indent=2,
-        )
-    )
+    return {
+        **machine(),
+        "schema": 1,
+        "benchmark": "bases",
+        "shape": [arguments.rows, arguments.columns],
+        "width": arguments.width,
+        "device": device,
+        "clock": "processor" if arguments.cpu_time else "wall",
+        "results": rows,
+    }
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(measure(parse()), indent=2))

@@ -100,6 +100,41 @@ def rewrite_alone(arguments: argparse.Namespace) -> None:
     print(json.dumps({"seconds": seconds, "rss_before": before, "rss_peak": after, "sha256": digest}))
 
 
+def save_alone(arguments: argparse.Namespace) -> None:
+    """Load the shard, add the updates in float32 and save it with safetensors, as public code does; in a process of its own."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    chain = make_chain(arguments)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    start = time.perf_counter()
+    tensors = load_file(arguments.base / "model.safetensors")
+    for name, (delta,) in chain.items():
+        left, right = torch.from_numpy(delta.left), torch.from_numpy(delta.right)
+        tensors[name] = (tensors[name].float() + left @ right).to(tensors[name].dtype)
+    save_file(tensors, arguments.save, {"format": "pt"})
+    digest = hashlib.sha256()
+    with arguments.save.open("rb") as file:
+        os.fsync(file.fileno())
+        while chunk := file.read(1 << 24):
+            digest.update(chunk)
+    seconds = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": seconds, "rss_before": before, "rss_peak": after}))
+
+
+def differing(one: Path, other: Path, arguments: argparse.Namespace) -> float:
+    """Return the share of the edited tensors' entries in which two checkpoints differ: float32 sums round twice."""
+    from safetensors import safe_open
+
+    shares = []
+    with safe_open(one, "pt") as first, safe_open(other, "pt") as second:
+        for layer in range(arguments.layers):
+            name = NAME.format(layer)
+            shares.append(float((first.get_tensor(name) != second.get_tensor(name)).double().mean()))
+    return max(shares)
+
+
 def plain_way(source: Path, target: Path) -> tuple[float, float]:
     """Return the seconds of `cp` and `sha256sum`, and those of a `sync` of the copy."""
     start = time.perf_counter()
@@ -133,7 +168,8 @@ def rounding_rate(arguments: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def main() -> None:
+def parse(given: list[str] | None = None) -> argparse.Namespace:
+    """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=2, help="edited layers in the shard")
     parser.add_argument("--height", type=int, default=4096)
@@ -145,9 +181,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--base", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.alone:
-        rewrite_alone(arguments)
+    parser.add_argument("--save", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args(given)
+
+
+def main() -> None:
+    """Run the benchmark and print its figures."""
+    arguments = parse()
+    if arguments.alone or arguments.save:
+        (rewrite_alone if arguments.alone else save_alone)(arguments)
         return
     work = Path(tempfile.mkdtemp(prefix="reviver-benchmark-", dir=arguments.folder))
     try:
@@ -157,6 +199,9 @@ def main() -> None:
     print(f"shard                      {human_bytes(figures['shard_bytes'])}, edited {figures['edited_share']:.0%}")
     print(f"cp + sha256sum             {figures['plain_seconds']:.2f} s")
     print(f"  … and sync               {figures['plain_synced_seconds']:.2f} s")
+    print(
+        f"load, add, save_file       {figures['save_seconds']:.2f} s, {human_bytes(figures['save_rss_peak'])} of memory"
+    )
     print(f"reviver, synced            {figures['rewrite_seconds']:.2f} s")
     print(f"ratio                      {figures['ratio']:.2f} (synced: {figures['ratio_synced']:.2f}); goal: 1.3")
     print(
@@ -171,6 +216,15 @@ def main() -> None:
         arguments.json.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
 
 
+def in_a_process(option: str, target: Path, base: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run one way in a process of its own and return what it printed."""
+    command = [sys.executable, __file__, option, str(target), "--base", str(base)]
+    for name in ("layers", "height", "width", "rank", "dtype"):
+        command += [f"--{name}", str(getattr(arguments, name))]
+    printed: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return printed
+
+
 def measure(work: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Run everything, the two ways in turns, and return the medians."""
     base = work / "base"
@@ -180,16 +234,13 @@ def measure(work: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     pin = pin_folder(folder, source="folder", model=str(base))
     (work / "pin.json").write_bytes(pin.to_json())
     shard = base / "model.safetensors"
-    plain, synced, ours, peak, rise = [], [], [], [], []
+    plain, synced, ours, peak, rise, saved = [], [], [], [], [], []
     for number in range(arguments.repeats):
         copy_seconds, sync_seconds = plain_way(shard, work / "copy")
         plain.append(copy_seconds)
         synced.append(copy_seconds + sync_seconds)
         (work / "copy").unlink()
-        command = [sys.executable, __file__, "--alone", str(work / "out"), "--base", str(base)]
-        for option in ("layers", "height", "width", "rank", "dtype"):
-            command += [f"--{option}", str(getattr(arguments, option))]
-        result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        result = in_a_process("--alone", work / "out", base, arguments)
         ours.append(result["seconds"])
         peak.append(result["rss_peak"])
         rise.append(result["rss_peak"] - result["rss_before"])
@@ -200,6 +251,9 @@ def measure(work: Path, arguments: argparse.Namespace) -> dict[str, Any]:
                     digest.update(chunk)
             if digest.hexdigest() != result["sha256"]:
                 raise SystemExit("the hash of the written file is not the one that was reported")
+            saved.append(in_a_process("--save", work / "saved.safetensors", base, arguments))
+            differ = differing(work / "out" / "model.safetensors", work / "saved.safetensors", arguments)
+            (work / "saved.safetensors").unlink()
         shutil.rmtree(work / "out")
     rewrite_seconds = statistics.median(ours)
     return {
@@ -212,6 +266,10 @@ def measure(work: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "rewrite_seconds": rewrite_seconds,
         "ratio": rewrite_seconds / statistics.median(plain),
         "ratio_synced": rewrite_seconds / statistics.median(synced),
+        "save_seconds": saved[0]["seconds"],
+        "times_faster_than_saving": saved[0]["seconds"] / rewrite_seconds,
+        "save_rss_peak": saved[0]["rss_peak"],
+        "entries_differing_from_saving": differ,
         "rss_peak": max(peak),
         "rss_rise": max(rise),
         "rounding": rounding_rate(arguments),

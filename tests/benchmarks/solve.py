@@ -11,15 +11,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from common import timed as clocked
+from patient import machine
 from torch import Tensor
 
 from reviver.editing.editors import FactoredUpdate, LayerProblem, ProtectedSpace, SecondMoment, get_editor
+from reviver.editing.factors import packed, unpacked
+from reviver.editing.store import MatrixStore
 from reviver.spectral.basis import SpectralBasis
 from reviver.spectral.decomposition import orthonormalise
 from reviver.spectral.filter import filter_factors
@@ -41,22 +47,8 @@ def moment_of_condition(size: int, condition: float, device: str, seed: int) -> 
     return (matrix + matrix.T) / 2
 
 
-def timed(work: Callable[[], Any], device: str, repeat: int = 1) -> tuple[float, Any]:
-    """Return the least seconds of some runs, and what the last returns."""
-    best, result = float("inf"), None
-    for _ in range(repeat):
-        if device != "cpu":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        result = work()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return best, result
-
-
-def main() -> None:
-    """Run the benchmark and print its result."""
+def parse(given: list[str] | None = None) -> argparse.Namespace:
+    """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--outputs", type=int, default=1024)
     parser.add_argument("--inputs", type=int, default=3584)
@@ -71,11 +63,19 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="threads of torch on the CPU; 0: as many as it likes")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="time of the processor instead of the wall's; use one thread"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    return parser.parse_args(given)
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run the benchmark and return its figures."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device, repeat = arguments.device, arguments.repeat
+    timed = partial(clocked, clock=time.process_time if arguments.cpu_time else time.perf_counter)
     outputs, inputs, facts, rank = arguments.outputs, arguments.inputs, arguments.facts, arguments.rank
     generator = torch.Generator().manual_seed(arguments.seed)
 
@@ -142,27 +142,40 @@ def main() -> None:
         took, (_, memory) = timed(one_round, device)
         rounds.append(took)
     results["with memory"] = {"first_round_seconds": rounds[0], "last_round_seconds": rounds[-1], "rounds": len(rounds)}
-    print(
-        json.dumps(
-            {
-                "schema": 1,
-                "benchmark": "solve",
-                "outputs": outputs,
-                "inputs": inputs,
-                "facts": facts,
-                "condition": arguments.condition,
-                "device": torch.cuda.get_device_name()
-                if device != "cpu"
-                else platform.processor() or platform.machine(),
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-                "results": results,
-            },
-            indent=2,
-            ensure_ascii=False,
-        )
-    )
+    return {
+        **machine(),
+        "schema": 1,
+        "benchmark": "solve",
+        "outputs": outputs,
+        "inputs": inputs,
+        "facts": facts,
+        "condition": arguments.condition,
+        "device": device,
+        "results": results,
+    }
+
+
+def kept_factor(size: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
+    """Return what the Cholesky factor of a second moment costs on the CPU: computed, saved, and read again."""
+    timed = partial(clocked, clock=clock)
+    moment = SecondMoment(moment_of_condition(size, 1e6, "cpu", 0).float(), 1.0)
+    computing, factor_II = timed(moment.factor, "cpu")
+    with tempfile.TemporaryDirectory() as name:
+        store = MatrixStore(lambda tensor: Path(name) / "factor.safetensors", "factor")
+        saving, _ = timed(lambda: store.save("w", "0" * 64, {"factor": packed(factor_II)}, {}), "cpu")
+        reading, again = timed(lambda: store.load("w", "0" * 64), "cpu", 3)
+        unpacking, whole_II = timed(lambda: unpacked(again[0]["factor"], size), "cpu")
+        assert torch.equal(whole_II, factor_II)
+        size_on_disk = (Path(name) / "factor.safetensors").stat().st_size
+    return {
+        "inputs": size,
+        "factor_computed_s": computing,
+        "factor_saved_s": saving,
+        "factor_read_s": reading + unpacking,
+        "times_faster_read": computing / (reading + unpacking),
+        "bytes": size_on_disk,
+    }
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(measure(parse()), indent=2, ensure_ascii=False))

@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 BARE = '''
 import typer
@@ -86,6 +87,19 @@ def make_history(folder: Path, versions: int) -> Path:
     return Path(workspace.root)
 
 
+def figures(folder: Path, *, versions: int, rounds: int, workspace: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Return median, ratio to the bare program and goal of every program; with `versions`, over a history made in `folder`."""
+    bare = folder / "bare.py"
+    bare.write_text(BARE, encoding="utf-8")
+    chosen, goals = programs(bare, make_history(folder, versions) if versions else workspace)
+    medians = {name: statistics.median(taken) for name, taken in measure(chosen, rounds).items()}
+    unit = medians["bare --help"]
+    return {
+        name: {"median_s": round(median, 4), "ratio": round(median / unit, 3), "goal": goals.get(name)}
+        for name, median in medians.items()
+    }
+
+
 def main() -> int:
     """Measure, print, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -96,17 +110,9 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        bare = Path(folder) / "bare.py"
-        bare.write_text(BARE, encoding="utf-8")
-        workspace = make_history(Path(folder), arguments.versions) if arguments.versions else arguments.workspace
-        chosen, goals = programs(bare, workspace)
-        seconds = measure(chosen, arguments.rounds)
-    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
-    unit = medians["bare --help"]
-    rows = {
-        name: {"median_s": round(median, 4), "ratio": round(median / unit, 3), "goal": goals.get(name)}
-        for name, median in medians.items()
-    }
+        rows = figures(
+            Path(folder), versions=arguments.versions, rounds=arguments.rounds, workspace=arguments.workspace
+        )
     if arguments.json:
         report = {
             "date": datetime.now(UTC).date().isoformat(),

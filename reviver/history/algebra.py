@@ -275,6 +275,7 @@ def _dense_sum(deltas: Sequence[Delta]) -> tuple[Float32Array, bool]:
         block = np.zeros((min(step, rows - first), columns))
         for delta in deltas:
             block += delta.rows(first, first + step).product()
-        total[first : first + step] = block
+        with np.errstate(over="ignore"):  # An infinity is refused where the patch is written.
+            total[first : first + step] = block
     # Whether the float64 sum itself was exact is not looked at, so that only a single delta counts as exact.
     return total, len(deltas) == 1 and isinstance(deltas[0], DenseDelta)

@@ -231,9 +231,8 @@ def _articles(wikitext: str) -> list[list[str]]:
     for line in wikitext.splitlines():
         if re.fullmatch(r" = [^=].*[^=] = ", line):
             articles.append([])
-        elif articles and line.strip() and not line.startswith(" ="):
-            if len(text := _joined(line.strip())) >= LEAST_PARAGRAPH:
-                articles[-1].append(text)
+        elif articles and not line.startswith(" =") and len(text := _joined(line.strip())) >= LEAST_PARAGRAPH:
+            articles[-1].append(text)
     return [article for article in articles if article]
 
 

@@ -20,7 +20,8 @@ COLORS = {
 }
 INK, PALE = "#222222", "#d9d9d9"
 
-Series = dict[tuple[str, str], dict[int, list[float]]]
+# By editor, filter, and what else tells cases apart; then by the number of edits.
+Series = dict[tuple[str, str, str], dict[int, list[float]]]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def draw_figure(record: Mapping[str, Any], ability: Callable[[Mapping[str, Any],
 def _series(record: Mapping[str, Any], panel: Panel) -> Series:
     found: Series = {}
     for case in record["cases"].values():
-        line = found.setdefault((case["editor"], case["filter"]), {})
+        told = "".join(f" {name}={value}" for name, value in case.get("settings", {}).items())
+        line = found.setdefault((case["editor"], case["filter"], f"{case.get('rank')}{told}"), {})
         for point in case["points"]:
             value = panel.value(point, case["base"])
             if value is not None and math.isfinite(value):
@@ -89,7 +91,7 @@ def _chart(panel: Panel, series: Series) -> str:
     for edits in (0, last // 2, last):
         x, _ = place(edits, high)
         parts.append(f'<text x="{x}" y="{HEIGHT - 8}" text-anchor="middle">{edits}</text>')
-    for (editor, name), line in series.items():
+    for (editor, name, _), line in series.items():
         parts.append(_line(editor, name, line, place))
     return "".join(parts)
 

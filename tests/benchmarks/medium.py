@@ -31,6 +31,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -40,9 +41,12 @@ from patient import ROOT, Patient, machine
 from proof import Case, load, store
 
 from reviver.demo.recipe.world import unmarked
+from reviver.editing.advice import OWN
+from reviver.editing.fitness import WEIGHTS
+from reviver.errors import NumericsError
 from reviver.evaluation.counterfact import measure_facts
 from reviver.facts.fact import Fact, facts_to_jsonl
-from reviver.settings import Settings
+from reviver.settings import Settings, parse_layers
 from reviver.verbs.doctor import doctor
 
 RECORD = "medium.json"
@@ -74,17 +78,23 @@ REDUCED = {name: small for name, (_, small) in SIZES.items()} | {"steps": 150, "
 
 
 def probe(folder: Path, model: Path, facts: tuple[Fact, ...], given: dict[str, object]) -> dict[str, Any]:
-    """Return the blocks and the λ that `reviver doctor` advises, or the preset's where it finds none fit."""
+    """Return the blocks and the λ that `reviver doctor` advises.
+
+    Where it finds none fit, they are the preset's blocks and the largest λ at which enough arrives there.
+    """
     chosen = random.Random(0).sample(facts, min(PROBE_FACTS, len(facts)))
     path = folder / "probe.jsonl"
     path.write_bytes(facts_to_jsonl(chosen))
     found = doctor(folder, str(model), settings=Settings.load(folder, given), facts=path).model
     assert found is not None
-    advice = found.advice
+    advice, weight = found.advice, found.advice.weight
+    if weight is None:
+        columns = zip(*(found.blocks[layer].responses for layer in found.preset_layers), strict=True)
+        weight = max((one[0].weight for one in columns if fmean(each.own for each in one) >= OWN), default=WEIGHTS[0])
     return {
         "fit": advice.fit,
         "layers": list(advice.layers or found.preset_layers),
-        "weight": advice.weight if advice.layers else found.preset_weight,
+        "weight": weight,
         "reachable": [block.reachable for block in found.blocks],
         "key_cosine": [block.key_cosine for block in found.blocks],
         "write_share": [block.write_share for block in found.blocks],
@@ -128,7 +138,7 @@ def knowledge(patient: Patient, facts: list[Fact]) -> dict[str, float]:
     paraphrases = [each.other.exact for one in measures for each in one.paraphrases if each.other]
     neighbors = [each.wanted.exact for one in measures for each in one.neighbors]
     kinds = {"prompts": prompts, "paraphrases": paraphrases, "neighbors": neighbors}
-    return {name: sum(said) / max(1, len(said)) for name, said in kinds.items()}
+    return {name: fmean(said) for name, said in kinds.items() if said}
 
 
 def edit_model(arguments: argparse.Namespace, world: CounterFactWorld, text: RealText, model: Path) -> None:
@@ -144,25 +154,26 @@ def edit_model(arguments: argparse.Namespace, world: CounterFactWorld, text: Rea
         lines = (json.dumps({"text": unmarked(one)}) for one in itertools.islice(documents, CORPUS_DOCUMENTS))
         corpus.write_text("\n".join(lines) + "\n", encoding="utf-8")
         given: dict[str, object] = {"apply.device": arguments.device, "moments.corpus": str(corpus)}
-        probed = probe(folder, model, world.edits, given)
+        probed: dict[str, Any] = {"fit": None, "layers": arguments.blocks, "weight": arguments.weight}
+        if not (arguments.blocks and arguments.weight):
+            probed = probe(folder, model, world.edits, given)
+            probed |= {"layers": arguments.blocks or probed["layers"], "weight": arguments.weight or probed["weight"]}
         say(f"blocks {probed['layers']}, λ = {probed['weight']:g}, fit: {probed['fit']}")
         patient = Patient(folder / "workspace", model, {**given, "model.layers": tuple(probed["layers"])})
-        record = load(arguments.out / RECORD) | {
-            "size": "reduced" if arguments.reduced else "medium",
-            "probe": probed,
-            **machine(),
-        }
+        record = load(arguments.out / RECORD) | machine() | {"size": "medium", "probe": probed}
+        if arguments.reduced:
+            record |= {"size": "reduced", "note": "shows that the path works, not what the medium model does"}
         record["model"] = json.loads((model / TRAINING).read_text(encoding="utf-8"))
         fingerprint = patient.preparation.pin.fingerprint
         record["model"] |= {"fingerprint": fingerprint, "knows": knowledge(patient, sample(world, 0, arguments.sample))}
         say(f"the base knows {record['model']['knows']}")
-        if arguments.reduced:
-            record["note"] = "The reduced size: it shows that the path works, not what the medium model does."
         store(arguments.out / RECORD, record)
         case: Case | None = None
         for number, plan in enumerate(todo):
             rank = None if plan.filter == "none" else arguments.rank or patient.preset.rank
+            options = {"rank": rank, "weight": probed["weight"], "editor_settings": given_to(arguments, plan.editor)}
             key = f"{plan.editor} {plan.filter} k={rank} seed={plan.seed} edits={plan.edits}"
+            key += "".join(f" {name}={value}" for name, value in options["editor_settings"].items())
             if record["cases"].get(key, {}).get("complete"):
                 continue
             if deadline - time.monotonic() < min(LEAST_SECONDS, 6 * arguments.minutes):
@@ -171,12 +182,24 @@ def edit_model(arguments: argparse.Namespace, world: CounterFactWorld, text: Rea
             facts = sample(world, plan.seed, plan.edits)
             if case is None or case.facts != facts:
                 case = Case(patient, facts, pairs, texts, sample=arguments.sample)
-            run_case(arguments, case, plan, key, record, deadline, {"rank": rank, "weight": probed["weight"]})
+            try:
+                run_case(arguments, case, plan, key, record, deadline, options)
+            except NumericsError as error:
+                # What was measured before is saved; a model that is gone so far has nothing left to measure.
+                say(f"{key}: {error.message}")
+                record["cases"].get(key, {}).update(complete=True, ended=error.message)
+                store(arguments.out / RECORD, record)
 
 
 def sample(world: CounterFactWorld, seed: int, count: int) -> list[Fact]:
     """Return the first of a seed's facts: more of the same seed go on where fewer end."""
     return random.Random(seed).sample(world.edits, len(world.edits))[:count]
+
+
+def given_to(arguments: argparse.Namespace, editor: str) -> dict[str, Any]:
+    """Return the settings that were given for an editor."""
+    settings = (one.replace("=", ".", 1).split(".", 2) for one in arguments.setting)
+    return {name: json.loads(value) for owner, name, value in settings if owner == editor}
 
 
 def run_case(
@@ -189,11 +212,6 @@ def run_case(
     options: dict[str, Any],
 ) -> None:
     """Run one case, and save what is measured each time that everything was."""
-    given = {
-        name: json.loads(value)
-        for editor, name, value in (one.replace("=", ".", 1).split(".", 2) for one in arguments.setting)
-        if editor == plan.editor
-    }
     size = arguments.round_size
     rounds = -(-len(case.facts) // size)
     points = {-(-rounds * part // arguments.points) for part in range(1, arguments.points + 1)}
@@ -206,7 +224,6 @@ def run_case(
         record["cases"][key] = {
             **asdict(plan),
             **options,
-            "settings": given,
             "model": record["model"]["fingerprint"],
             "complete": end == len(case.facts),
             "base": case.general,
@@ -216,17 +233,10 @@ def run_case(
         shown = {name: round(value, 3) for name, value in measured[-1].items() if isinstance(value, float)}
         say(f"{key}: {end} {shown}")
 
-    on_gpu = case.patient.model.device.type == "cuda"
+    targets = {"token_budget": GPU_TOKENS} if case.patient.model.device.type == "cuda" else {}
     case.run(
         points,
-        {
-            "editor": plan.editor,
-            "filter_name": plan.filter,
-            "round_size": size,
-            "editor_settings": given,
-            "targets": {"token_budget": GPU_TOKENS} if on_gpu else {},
-            **options,
-        },
+        {"editor": plan.editor, "filter_name": plan.filter, "round_size": size, "targets": targets, **options},
         drift_every=max(1, rounds // 20),
         deadline=deadline,
         save=keep,
@@ -248,7 +258,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--no-compile", action="store_true", help="train without torch.compile")
     parser.add_argument("--rank", type=int, help="protected rank instead of the preset's")
-    parser.add_argument("--setting", action="append", default=[], metavar="EDITOR.NAME=VALUE")
+    parser.add_argument("--blocks", type=parse_layers, help="blocks to edit instead of the advised ones, such as `3-6`")
+    parser.add_argument("--weight", type=float, help="λ instead of the advised one")
+    parser.add_argument("--setting", action="append", default=[], metavar="EDITOR.NAME=VALUE", help="VALUE is JSON")
     # Text is made ahead by processes of their own, so that a GPU need not wait for it.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = max(0, cores - 3) if torch.cuda.is_available() else 0

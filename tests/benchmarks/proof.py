@@ -196,7 +196,10 @@ def report(record: Mapping[str, Any]) -> str:
     """Return the table: the end of every case, mean and spread over its seeds."""
     groups: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
     for case in record["cases"].values():
-        groups.setdefault((case["editor"], case["filter"], case["points"][-1]["edits"]), []).append(case)
+        rank = "" if case.get("rank") is None else f" k={case['rank']}"
+        told = "".join(f" {name}={value}" for name, value in case.get("settings", {}).items())
+        edits = case["points"][-1]["edits"]
+        groups.setdefault((case["editor"] + told, case["filter"] + rank, edits), []).append(case)
     lines = []
     for (editor, name, edits), cases in groups.items():
         ends = [case["points"][-1] for case in cases]
@@ -214,7 +217,7 @@ def report(record: Mapping[str, Any]) -> str:
         )
         warned = [(crossing(case["points"], "similarity", DRIFT_LIMIT), _ability_falls(case)) for case in cases]
         lines.append(
-            f"{editor:10} {name:12} {edits} edits, {len(cases)} seeds: {shown}  drift/ability fall at {warned}"
+            f"{editor:17} {name:12} {edits} edits, {len(cases)} seeds: {shown}  drift/ability fall at {warned}"
         )
     return "\n".join(lines)
 

@@ -17,7 +17,7 @@ from reviver.history.algebra import Contribution, Label, add_up, compose, key_si
 ROWS, COLUMNS = 3, 4
 # Values whose products leave float64 behind, and plain ones.
 floats = st.one_of(
-    st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0**-126, 2.0**-149, 3.0e20, 1 + 2.0**-23, 2.0**-30]),
+    st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0**-126, 2.0**-149, 3.0e15, 1 + 2.0**-23, 2.0**-30]),
     st.floats(-4, 4, width=32),
 )
 
@@ -122,7 +122,7 @@ def test_components_follow_their_labels() -> None:
     without = compose([both, second.negated()]).whole
     assert without.labels == (Label(ABOUT[0], 1), Label(ABOUT[1], 1))
     assert compose([both, both.negated()]).whole == Contribution(deltas={}, labels=())
-    assert one.negated().labels == (Label(ABOUT[0], -1),)
+    assert one.negated().labels == (Label(ABOUT[0], -1, own=False),)
     assert both.holds(ABOUT[2]) and not both.negated().holds(ABOUT[2])
 
 

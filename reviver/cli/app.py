@@ -44,7 +44,7 @@ COMMANDS: dict[str, Entry] = {
     "status": Entry("reviver.cli.status", "status", "Show the base, the head and the next step.", _EDIT),
     "apply": Entry("reviver.cli.apply", "apply", "Write a file of facts into the model as a new version.", _EDIT),
     "reapply": Entry(
-        "reviver.cli.reapply", "reapply", "Solve for a version's facts again, on another version or base.", _EDIT
+        "reviver.cli.reapply", "reapply", "Solve a version's facts again, on another version or base.", _EDIT
     ),
     "merge": Entry("reviver.cli.merge", "merge", "Bring the patches of another branch in.", _EDIT),
     "squash": Entry("reviver.cli.squash", "squash", "Make one patch of several.", _EDIT),
@@ -201,7 +201,13 @@ def main() -> NoReturn:
         # An old locale must not turn a sign that it cannot show into a crash.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if "WORLD_SIZE" in os.environ:
+        # The libraries of several processes leave threads behind that can abort the interpreter as it takes itself apart.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _mode(arguments: Sequence[str]) -> Mode:

@@ -40,7 +40,7 @@ def reapply(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ) -> None:
-    """Solve for a version's facts again, on another version or base."""
+    """Solve a version's facts again, on another version or base."""
     import sys
 
     from reviver.cli.apply import render_plan

@@ -15,7 +15,6 @@ from shapes import Subject
 from torch.utils.flop_counter import FlopCounterMode
 
 from reviver.editing import rounds as rounds_module
-from reviver.editing.corpus import WrittenCorpus
 from reviver.editing.editors import Editor, SecondMoment, get_editor
 from reviver.editing.layer import EditedLayer
 from reviver.editing.model import EditableModel
@@ -85,13 +84,11 @@ class Phases:
 def open_by_hand(subject: Subject, record: Record | None, *, rank: int, tokens: int) -> list[EditedLayer]:
     """Return the edited layers of a model that is in no workspace: bases and second moments computed here, and timed."""
     model = subject.model
-    corpus = WrittenCorpus(seed=0, length=min(512, model.window), rows=8 if model.device.type == "cpu" else 64)
+    texts = subject.texts(tokens)
     sums = MomentSums.empty(model, model.layers)
-    took, _ = timed(lambda: add_moments(model, corpus, sums, tokens=tokens), model.device)
+    took, _ = timed(lambda: add_moments(model, texts, sums, tokens=texts.tokens), model.device)
     if record is not None:
-        record.add(
-            "prepare", {"what": "second moments, with the writing of the text", "tokens": sums.tokens, "seconds": took}
-        )
+        record.add("prepare", {"what": "second moments", "tokens": sums.tokens, "seconds": took})
     layers = []
     for layer in model.layers:
         base_DE = model.weight(layer).detach().clone()
@@ -138,6 +135,10 @@ def run(subject: Subject, record: Record, arguments: argparse.Namespace, seconds
     rank = min(subject.preset.rank, model.outer_width(model.layers[0]) // 4)
     tokens = min(10 * model.inner_width(model.layers[0]), arguments.tokens if not on_gpu else 10**9)
     layers = open_by_hand(subject, record, rank=rank, tokens=tokens)
+    if arguments.late:
+        for edited in layers:
+            for total in (edited.total, edited.unfiltered):
+                total.add_dense(torch.zeros(total.shape))
     operations = flops_of_a_fact(subject, min(20, arguments.facts))
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.editing.architecture import FAMILIES, disk_name, find_family, model_shape
+from reviver.editing.corpus import WrittenCorpus
 from reviver.editing.model import EditableModel, load_model
 from reviver.editing.prefixes import write_prefixes
 from reviver.editing.presets import Preset, derive_preset, find_preset
@@ -42,21 +43,51 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 """Llama 3 8B, and the same in small."""
 
 
+class Texts:
+    """Batches of token rows, as a corpus."""
+
+    def __init__(self, kept: Sequence[Sequence[Sequence[int]]]) -> None:
+        self.kept = kept
+        self.tokens = sum(len(row) for batch in kept for row in batch)
+
+    def describe(self) -> dict[str, object]:
+        """Return how much there is."""
+        return {"tokens": self.tokens}
+
+    def batches(self, model: EditableModel, first: int, step: int = 1) -> Iterator[Sequence[Sequence[int]]]:
+        """Yield batch `first` and every `step`-th after it."""
+        yield from self.kept[first::step]
+
+
 @dataclass(frozen=True)
 class Subject:
     """What is measured on.
 
     Attributes:
+        trained: whether the weights are those of a trained model.
         model: the model.
         preset: its preset.
         prefixes: texts before the prompts.
         settings: how targets are sought.
     """
 
+    trained: bool
     model: EditableModel
     preset: Preset
     prefixes: tuple[str, ...]
     settings: TargetSettings
+
+    def texts(self, tokens: int, rows: int = 0) -> Texts:
+        """Return at least so many tokens of text: the model's own where it was trained, else random, in rows of 512 at most."""
+        length, rows = min(512, self.model.window), rows or (8 if self.model.device.type == "cpu" else 32)
+        batches: list[Sequence[Sequence[int]]] = []
+        written = WrittenCorpus(seed=0, length=length, rows=rows).batches(self.model, 0)
+        generator = torch.Generator().manual_seed(0)
+        size = len(self.model.tokenizer)
+        while sum(len(row) for batch in batches for row in batch) < tokens:
+            drawn = torch.randint(0, size, (rows, length), generator=generator).tolist()
+            batches.append(next(written) if self.trained else drawn)
+        return Texts(batches)
 
     def facts(self, count: int, seed: int = 0) -> Sequence[Fact]:
         """Return facts drawn by seed; where more are wanted than there are, some come again."""
@@ -106,4 +137,4 @@ def make_subject(shape: str, device: str, dtype: str) -> Subject:
         weight_decay=preset.weight_decay,
         kl=preset.kl,
     )
-    return Subject(model, preset, prefixes, settings)
+    return Subject(shape == "demo", model, preset, prefixes, settings)

@@ -14,6 +14,7 @@ counts the processor's time instead of the wall's, for a busy machine; use one t
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import bases
@@ -32,9 +34,8 @@ import startup
 import torch
 from common import Record, relative, timed
 from plain import plain_keys, plain_moment, plain_target
-from shapes import Subject, make_subject
+from shapes import Subject, Texts, make_subject
 
-from reviver.editing.corpus import WrittenCorpus
 from reviver.editing.keys import SubjectStates
 from reviver.editing.moments import MomentSums, add_moments
 from reviver.editing.targets import find_targets
@@ -86,9 +87,13 @@ class Bench:
         ours, found = timed(
             lambda: find_targets(model, facts, subject.prefixes, subject.settings), self.device, clock=self.clock
         )
-        plain_target(model, facts[0], subject.prefixes, subject.settings)
+        other = model
+        if self.arguments.plain_dtype is not None:
+            dtype = getattr(torch, self.arguments.plain_dtype)
+            other = replace(model, network=copy.deepcopy(model.network).to(dtype))
+        plain_target(other, facts[0], subject.prefixes, subject.settings)
         plain, wanted = timed(
-            lambda: [plain_target(model, fact, subject.prefixes, subject.settings) for fact in sample],
+            lambda: [plain_target(other, fact, subject.prefixes, subject.settings) for fact in sample],
             self.device,
             clock=self.clock,
         )
@@ -98,7 +103,7 @@ class Bench:
         target_error = relative(found.target_NO[place].T, torch.stack([target for target, _, _ in wanted]).T)
         # A model of random weights has gradients of nearly zero, of which Adam's first step takes the sign alone: rounding then
         # decides the way, and what can be compared is how far it led.
-        trained = self.arguments.shape == "demo"
+        trained = subject.trained
         self.record.compare(
             "targets",
             "a fact",
@@ -151,43 +156,26 @@ class Bench:
 
     def moments(self) -> None:
         """One pass for all layers up to the last edited one, against a whole pass for each layer."""
-        model = self.subject.model
-        length = min(512, model.window)
-        corpus = WrittenCorpus(seed=0, length=length, rows=8 if self.device == "cpu" else 32)
-        wanted = self.arguments.tokens
-        texts = []
-        for rows in corpus.batches(model, 0):
-            texts.append(rows)
-            if sum(len(row) for batch in texts for row in batch) >= wanted:
-                break
+        subject, model = self.subject, self.subject.model
+        texts = subject.texts(self.arguments.tokens)
+        few = Texts(texts.kept[: max(1, len(texts.kept) // 8)])
 
-        class Written:
-            def describe(self) -> dict[str, object]:
-                return {}
+        def summed(of: Texts) -> MomentSums:
+            return add_moments(model, of, MomentSums.empty(model, model.layers), tokens=of.tokens)
 
-            def batches(self, model: object, first: int, step: int = 1) -> object:
-                return texts[first::step]
-
-        tokens = sum(len(row) for batch in texts for row in batch)
-        ours, sums = timed(
-            lambda: add_moments(model, Written(), MomentSums.empty(model, model.layers), tokens=tokens),  # type: ignore[arg-type]
-            self.device,
-            clock=self.clock,
-        )
-        first, last = model.layers[0], model.layers[-1]
-        plain, moment = timed(lambda: plain_moment(model, texts, last), self.device, clock=self.clock)
-        error = relative(sums.second_moment(last), moment)
+        summed(few)
+        ours, _ = timed(lambda: summed(texts), self.device, clock=self.clock)
+        last = model.layers[-1]
+        plain, moment = timed(lambda: plain_moment(model, few.kept, last), self.device, clock=self.clock)
         self.record.compare(
             "moments",
-            "all layers",
+            f"{texts.tokens} tokens, {len(model.layers)} layers",
             ours,
-            plain * len(model.layers),
-            error=error,
+            plain * len(model.layers) * texts.tokens / few.tokens,
+            error=relative(summed(few).second_moment(last), moment),
             tolerance=1e-3 if self.tolerance < 0.01 else 0.02,
-            tokens=tokens,
-            tokens_a_second=tokens / ours,
-            layers=f"{first}-{last}",
-            plain_is="one layer's pass, times the layers",
+            tokens_a_second=texts.tokens / ours,
+            plain_is=f"one layer's pass over {few.tokens} tokens, times layers and text",
         )
 
     def solve(self) -> None:
@@ -216,9 +204,14 @@ class Bench:
         outputs, inputs = self._sides()
         given = ["--rows", str(outputs), "--columns", str(inputs), "--device", self.device]
         given += ["--cpu-time"] if self.arguments.cpu_time else []
+        # A full SVD of such a matrix takes minutes on a GPU; what counts there is the time itself, and the residual.
+        given += ["--no-svd"] if self.device != "cpu" else []
         figures = bases.measure(bases.parse(given))["results"]
         for name in ("leading vectors", "all values"):
             row = figures[name]
+            if self.device != "cpu":
+                self.record.add("bases", {"what": f"k = 64, {name}, {outputs} × {inputs}", **row})
+                continue
             for precision in ("float64", "float32"):
                 self.record.compare(
                     "bases",
@@ -325,6 +318,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sides", type=int, nargs=2, help="outputs and inputs of the matrix for `solve` and `bases`")
     parser.add_argument("--seconds", type=float, default=540.0, help="when the rounds end, from the start")
     parser.add_argument("--rounds", type=int, default=200, help="rounds at most")
+    parser.add_argument("--plain-dtype", help="the plain way of `targets` in another dtype (published code: float32)")
+    parser.add_argument("--late", action="store_true", help="`rounds` as after thousands of facts, with dense sums")
     parser.add_argument("--memory", type=float, help="GiB of GPU memory to leave free")
     parser.add_argument("--threads", type=int, default=0, help="threads of torch on the CPU; 0: as many as it likes")
     parser.add_argument("--cpu-time", action="store_true")

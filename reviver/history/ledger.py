@@ -113,7 +113,8 @@ class Ledger:
         """
         for taken in takes:
             below = self.standings.get(taken.version)
-            if below is None or not set(taken.facts) <= below.facts.keys():
+            # Taking back what is gone already has no meaning, and a forged history of it could keep a reader busy for ever.
+            if below is None or not set(taken.facts) <= below.facts.keys() or (taken.whole and below.gone):
                 raise ManifestError(f"{name} takes back what it does not stand on", hint=DAMAGED_HINT, version=name)
         self.effects[id] = self._flips([touched for taken in takes for touched in self._touch(taken)])
         own = {fact.id: fact for fact in facts}

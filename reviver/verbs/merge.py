@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reviver.errors import UsageError, WorkspaceError
+from reviver.errors import UsageError, VersionNotFoundError, WorkspaceError
 from reviver.facts.checks import with_own_ids
 from reviver.history.algebra import key_similarity
 from reviver.history.branches import Branches, Contradiction
 from reviver.history.chain import check_chain
 from reviver.history.contributions import common_filter, protected_ranks
 from reviver.history.untrusted import shown
+from reviver.history.version import Version
 from reviver.history.workspace import Workspace
 from reviver.progress import Progress
 from reviver.settings import Settings
@@ -146,8 +147,17 @@ def merge(
 def _branches(remaker: Remaker, a: str, b: str) -> Branches:
     chain_b = remaker.workspace.chain(b)
     check_chain(chain_b, remaker.pin.fingerprint)
-    # By the beginning of an id, as a person may name a version: ids are what manifests know each other by.
-    branches = Branches(remaker.chain, chain_b, remaker.workspace.chain)
+    # Versions that were made twice in the same way have one id, and one content.
+    names = {version.id: version.name for version in remaker.workspace.versions()}
+
+    def chain_of(id: str) -> list[Version]:
+        if id not in names:
+            raise VersionNotFoundError(
+                f"the version {id[:12]} is not in `edits/`", hint="it may have been left out of a clone"
+            )
+        return remaker.workspace.chain(names[id])
+
+    branches = Branches(remaker.chain, chain_b, chain_of)
     if not branches.theirs.versions:
         raise WorkspaceError(f"{a} has everything of {b} already", hint="there is nothing to merge")
     if not branches.ours.versions:

@@ -83,7 +83,9 @@ def reapply(
     if manifest.editor.name in MADE_FROM_PATCHES:
         raise WorkspaceError(
             f"{version.name} was made by `{manifest.editor.name}`, so that there is no editor to solve with again",
-            hint=f"choose one: `reviver apply {shown(version.facts_file)} --editor memit`",
+            hint=f"choose one: `reviver apply {shown(version.facts_file)} --editor memit`"
+            if manifest.facts.count
+            else "it brings no facts of its own; name a version that does (`reviver log`)",
             version=version.name,
         )
     version.facts()

@@ -10,9 +10,6 @@ from pathlib import Path
 
 import pytest
 
-# Small matrices gain nothing from a second thread, and threads that wait for each other slow a busy machine down.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 SETTINGS = """
 [apply]
 rank = 3

@@ -117,7 +117,13 @@ def test_a_traceback_only_when_asked_for(call: Callable[..., Outcome], monkeypat
 
 @pytest.mark.parametrize("mode", [[], ["--json"]])
 def test_control_c(mode: list[str]) -> None:
-    with subprocess.Popen([*PROGRAM, "wait", "-v", *mode], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [*PROGRAM, "wait", "-v", *mode],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell that runs the tests in its background makes them ignore ^C, and their children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         assert process.stderr is not None
         if mode:
             assert process.stdout is not None

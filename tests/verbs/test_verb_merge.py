@@ -211,6 +211,16 @@ def test_what_was_merged_is_not_merged_again(branched: Workspace) -> None:
     assert verify(branched.root).ok
 
 
+def test_versions_that_were_made_twice_are_one(branched: Workspace) -> None:
+    twin = apply_facts(branched, [fact("Lima", "Italy")], parent="v1", seed=4)
+    assert twin.id == branched.version("v4").id
+    run(branched, "v3", twin.name)
+    assert run(branched, "v7", "v5").versions == ("v5",)
+    with pytest.raises(WorkspaceError, match="v8 has everything of v4 already"):
+        run(branched, "v8", "v4")
+    assert_sum(branched, "v8", ["v1", "v2", "v3", "v4", "v5"])
+
+
 def test_nothing_to_merge(branched: Workspace) -> None:
     for ours, theirs, text in (
         ("v3", "v1", "v3 has everything of v1 already"),

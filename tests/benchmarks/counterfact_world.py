@@ -16,7 +16,7 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,10 @@ TEMPLATES_EACH, PARAPHRASES_EACH, NEIGHBORS_EACH = 6, 2, 3
 # Real text is less than a million words: a larger share of the documents that are no facts would be learnt by heart.
 REAL_SHARE = 0.08
 HELD_OUT_EVERY = 10
+SMALL_RELATIONS, SMALL_OBJECTS = 6, 10
 LEAST_PARAGRAPH = 200
+# Flat records by subject and relation.
+Edited = dict[tuple[str, str], Mapping[str, str]]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -120,13 +123,13 @@ def make_world(data: Path, *, seed: int = 0, limit: int | None = None) -> Counte
     rng = random.Random(f"counterfact {seed}")
     flat = list({(one["subject"], one["prompt"]): one for one in reversed(read_lines(data / FLAT))}.values())[::-1]
     templates = Templates(read_lines(data / FULL), flat)
-    edited: dict[tuple[str, str], Mapping[str, str]] = {}
+    edited: Edited = {}
     for record in flat:
         relation = templates.relation(template_of(record), (record["ground_truth"], record["target_new"]))
         edited.setdefault((record["subject"], relation), record)
     neighbors = _neighbors(templates, edited)
     if limit is not None and limit < len(edited):
-        edited = {key: edited[key] for key in rng.sample(list(edited), limit)}
+        edited = _fewer(edited, limit, rng)
         objects = {(relation, record["ground_truth"]) for (_, relation), record in edited.items()}
         near = [key for key, (_, target) in neighbors.items() if (key[1], target) in objects]
         neighbors = {key: neighbors[key] for key in rng.sample(near, min(len(near), limit))}
@@ -158,9 +161,18 @@ def make_world(data: Path, *, seed: int = 0, limit: int | None = None) -> Counte
     return CounterFactWorld(known=tuple(known.values()), edits=edits)
 
 
-def _neighbors(
-    templates: Templates, edited: Mapping[tuple[str, str], Mapping[str, str]]
-) -> dict[tuple[str, str], tuple[str, str]]:
+def _fewer(edited: Edited, limit: int, rng: random.Random) -> Edited:
+    """Return a draw of facts among the common objects of few relations: as in the whole, other facts have what edits say."""
+    objects: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for (_, relation), record in edited.items():
+        objects[relation][record["ground_truth"]] += 1
+    relations = rng.sample(sorted(objects), SMALL_RELATIONS)
+    common = {relation: {one for one, _ in objects[relation].most_common(SMALL_OBJECTS)} for relation in relations}
+    keys = [key for key, one in edited.items() if {one["ground_truth"], one["target_new"]} <= common.get(key[1], set())]
+    return {key: edited[key] for key in rng.sample(keys, min(len(keys), limit))}
+
+
+def _neighbors(templates: Templates, edited: Edited) -> dict[tuple[str, str], tuple[str, str]]:
     """Return template and object of every neighbour that is not edited, by subject and relation; none with two objects."""
     found: dict[tuple[str, str], tuple[str, str]] = {}
     asked = {record["prompt"]: key for key, record in edited.items()}
@@ -281,14 +293,3 @@ def minimal_pairs(data: Path, each: int) -> list[tuple[str, str]]:
     for pair in read_lines(data / PAIRS):
         paradigms[pair["paradigm"]].append((pair["good"], pair["bad"]))
     return [pair for pairs in paradigms.values() for pair in random.Random(0).sample(pairs, min(each, len(pairs)))]
-
-
-def tokenizer_texts(world: CounterFactWorld, library: Library, documents: int) -> Iterable[str]:
-    """Yield what the tokenizer is trained on: every fact once, so that names stay apart from words, and as much text besides."""
-    rng = random.Random("tokenizer")
-    for fact in world.known:
-        yield fill(rng.choice(fact.relation.templates), fact.subject) + f" {fact.target}."
-    prose = Prose(rng)
-    for _ in range(documents):
-        yield prose.document()
-    yield from library.real

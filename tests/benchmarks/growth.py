@@ -26,7 +26,7 @@ EDITORS = ("memit", "memit with memory", "rect", "prune", "alphaedit", "nse")
 """Those that seek targets; UltraEdit's rounds have neither targets nor second moments."""
 
 
-def rounds(record: Record, arguments: argparse.Namespace, facts: int = 10) -> None:
+def rounds(record: Record, arguments: argparse.Namespace, facts: int = 5) -> None:
     """Run many small rounds of every editor on a tiny model: the first ones against the last, and the part that grew most."""
     count = arguments.rounds
     for name in EDITORS:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import random
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from counterfact_world import CounterFactWorld, Library, RealText, tokenizer_texts
+from counterfact_world import CounterFactWorld, Library, RealText
 
 from reviver.demo.recipe.corpus import Rows, rows
+from reviver.demo.recipe.prose import Prose
 from reviver.demo.recipe.train import Settings as TrainSettings
 from reviver.demo.recipe.train import bpe_tokenizer, fit, make_model, make_optimizer, save, train_step
+from reviver.demo.recipe.world import fill
 from reviver.editing.model import choose_device
 
 STARTED = time.monotonic()
@@ -79,6 +82,17 @@ def batches(reading: Reading, size: int, workers: int) -> Generator[Rows]:
             yield from Rows(torch.from_numpy(ids), torch.from_numpy(seen_until)).batches(size)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def tokenizer_texts(world: CounterFactWorld, library: Library, documents: int) -> Iterable[str]:
+    """Yield what the tokenizer is trained on: every fact once, so that names stay apart from words, and as much text besides."""
+    rng = random.Random("tokenizer")
+    for fact in world.known:
+        yield fill(rng.choice(fact.relation.templates), fact.subject) + f" {fact.target}."
+    prose = Prose(rng)
+    for _ in range(documents):
+        yield prose.document()
+    yield from library.real
 
 
 def affordable_steps(model: Any, stream: Iterator[Rows], settings: TrainSettings, deadline: float) -> int:

@@ -36,7 +36,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 8,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "vocab_size": 8192,
+        "vocab_size": 4096,
         "max_position_embeddings": 512,
     },
 }

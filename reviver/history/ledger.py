@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MADE_FROM_PATCHES = ("revert", "merge", "squash", "adopt")
 """What stands in a manifest as the editor of a version whose patch came from other patches, or from a checkpoint."""
 
+MOST_STEPS = 100_000
+"""So many versions may be taken back, or brought back by that, at once; more is a forged history that would keep a reader busy."""
+
 Key = tuple[str, str]
 
 
@@ -109,14 +112,15 @@ class Ledger:
         """Put a version on top: first what it takes back goes, then its own facts come.
 
         Raises:
-            ManifestError: it takes back what is not there.
+            ManifestError: it takes back what is not there, or what is gone already; the ledger is of no use then.
         """
+        touched: list[tuple[Piece, bool]] = []
         for taken in takes:
             below = self.standings.get(taken.version)
-            # Taking back what is gone already has no meaning, and a forged history of it could keep a reader busy for ever.
             if below is None or not set(taken.facts) <= below.facts.keys() or (taken.whole and below.gone):
                 raise ManifestError(f"{name} takes back what it does not stand on", hint=DAMAGED_HINT, version=name)
-        self.effects[id] = self._flips([touched for taken in takes for touched in self._touch(taken)])
+            touched += self._touch(taken)
+        self.effects[id] = self._flips(touched)
         own = {fact.id: fact for fact in facts}
         standing = Standing(name=name, facts=own, takes=tuple(takes), active=set(own))
         self.standings[id] = standing
@@ -132,7 +136,9 @@ class Ledger:
         """Take something back, and yield every piece that this touches with whether it was in force."""
         # A list of what is to be done, since versions that take each other back may be piled up higher than calls can be.
         waiting = [(False, taken)]
-        while waiting:
+        for _ in range(MOST_STEPS):
+            if not waiting:
+                return
             gives, one = waiting.pop()
             standing = self.standings[one.version]
             for fact in one.facts:
@@ -145,6 +151,7 @@ class Ledger:
                 yield (one.version, ""), not standing.gone
                 standing.gone = not gives
                 waiting += [(not gives, below) for below in reversed(standing.takes)]
+        raise ManifestError("versions take each other back without an end", hint=DAMAGED_HINT, version=taken.version)
 
     def _flips(self, touched: Iterable[tuple[Piece, bool]]) -> Flips:
         before: dict[Piece, bool] = {}

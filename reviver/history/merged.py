@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from reviver.errors import VersionNotFoundError, WorkspaceError
+from reviver.errors import ManifestError, VersionNotFoundError, WorkspaceError
 from reviver.history.ledger import Ledger, taken_back
 from reviver.history.version import Version
 
@@ -47,6 +47,8 @@ def not_in(there: set[str], versions: Sequence[Version], common: Sequence[Versio
         WorkspaceError: a merge or squash among them is there in part, or one takes back what is there under another name.
     """
     kept: list[Version] = []
+    # What a version did to those below it must be what it would do without those that are there already.
+    whole, rest = Ledger((*common, *versions)), Ledger(common)
     for version in versions:
         if version.id in there:
             continue
@@ -61,9 +63,13 @@ def not_in(there: set[str], versions: Sequence[Version], common: Sequence[Versio
                 continue
             if own & there:
                 raise _in_part(version, "holds patches that the other branch has already, and others that it has not")
-        known = {one.id for one in (*common, *kept)}
-        if any(taken.version not in known for taken in taken_back(version)):
-            raise _in_part(version, "takes back what the other branch has by a merge of its own")
+        what = "takes back, or brings back, what the other branch has by a merge of its own"
+        try:
+            rest.add(version.id, version.name, version.facts(), taken_back(version))
+        except ManifestError as error:
+            raise _in_part(version, what) from error
+        if rest.effects[version.id] != whole.effects[version.id]:
+            raise _in_part(version, what)
         kept.append(version)
     return kept
 

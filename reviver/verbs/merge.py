@@ -114,7 +114,7 @@ def merge(
             remaker.warnings.append(
                 f"{plural(agreeing, 'fact')} set alike by both branches: the sum holds what was done for them twice"
             )
-        ids = {version.name: version.id for version in (*remaker.chain, *branches.theirs.versions)}
+        id_of = workspace.version_id
         report = remaker.make(
             Recipe(
                 verb="merge",
@@ -122,9 +122,9 @@ def merge(
                 facts=with_own_ids(union.facts),
                 takes=union.takes,
                 settings={
-                    "merges": ids[b],
-                    "ancestor": ids.get(branches.ancestor, remaker.pin.fingerprint),
-                    "prefers": ids[wins] if clashes and wins is not None else None,
+                    "merges": id_of(b),
+                    "ancestor": id_of(branches.ancestor),
+                    "prefers": id_of(wins) if clashes and wins is not None else None,
                 },
                 filter=common_filter(union.sources),
                 protected=protected_ranks(union.sources),

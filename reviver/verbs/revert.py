@@ -148,7 +148,8 @@ def _taken(version: Version, facts: Sequence[str], remaker: Remaker) -> TakenBac
     active = tuple(id for id in standing.facts if id in standing.active)
     wanted = tuple(id for id in active if not facts or id in facts)
     # All facts of a version that takes nothing back are the version.
-    return TakenBack(version=version.id, facts=wanted, whole=not facts or (wanted == active and not standing.takes))
+    whole = not standing.gone and (not facts or (wanted == active and not standing.takes))
+    return TakenBack(version=version.id, facts=wanted, whole=whole)
 
 
 def _already(version: Version, what: str, remaker: Remaker) -> WorkspaceError:

@@ -15,8 +15,8 @@ size for two CPU cores, in a few minutes.
 Stages: `train` trains the model unless it is there; `memit` and `alphaedit` make `--edits` edits in rounds of 100, without a
 filter and under REVIVE; `long` does so with both at `--long` edits; `others` are RECT, NSE, PRUNE and UltraEdit; `seeds` are
 two more draws of facts for MEMIT and AlphaEdit. When `--minutes` are nearly over, the case at hand is measured a last time and
-saved as it is, marked as not complete. Blocks and λ are those that `reviver doctor` advises; the file says which. It is read by
-`proof.py --table --out FILE`, with `--figure` if wanted.
+saved as it is, marked as not complete. Blocks and λ are those that `reviver doctor` advises, AlphaEdit's cost follows from the
+same rule, and the file says which they are. It is read by `proof.py --table --out FILE`, with `--figure` if wanted.
 """
 
 from __future__ import annotations
@@ -31,30 +31,26 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
 from counterfact_world import CounterFactWorld, Library, RealText, held_out_texts, make_world, minimal_pairs, real_text
+from medium_probe import editor_settings, knowledge, probe
 from medium_training import STARTED, TRAINING, say, train_model
 from patient import ROOT, Patient, machine
 from proof import Case, load, store
 
 from reviver.demo.recipe.world import unmarked
-from reviver.editing.advice import OWN
-from reviver.editing.fitness import WEIGHTS
 from reviver.errors import NumericsError
-from reviver.evaluation.counterfact import measure_facts
-from reviver.facts.fact import Fact, facts_to_jsonl
-from reviver.settings import Settings, parse_layers
-from reviver.verbs.doctor import doctor
+from reviver.facts.fact import Fact
+from reviver.settings import parse_layers
 
 RECORD = "medium.json"
 STAGES = ("train", "memit", "alphaedit", "long", "others", "seeds")
 FILTERS = ("none", "revive")
 # Tokens that a search for targets carries at once where memory is no question; no case begins with less time than this, in seconds.
 GPU_TOKENS, LEAST_SECONDS = 2**18, 30.0
-PROBE_FACTS, CORPUS_DOCUMENTS = 200, 3000
+CORPUS_DOCUMENTS = 3000
 # Every size as it is for the medium model, and as it is reduced for a CPU.
 SIZES: dict[str, tuple[float, float]] = {
     "hidden": (768, 128),
@@ -74,32 +70,7 @@ SIZES: dict[str, tuple[float, float]] = {
     "pairs_each": (15, 2),
     "texts": (300, 40),
 }
-REDUCED = {name: small for name, (_, small) in SIZES.items()} | {"steps": 150, "facts": 300}
-
-
-def probe(folder: Path, model: Path, facts: tuple[Fact, ...], given: dict[str, object]) -> dict[str, Any]:
-    """Return the blocks and the λ that `reviver doctor` advises.
-
-    Where it finds none fit, they are the preset's blocks and the largest λ at which enough arrives there.
-    """
-    chosen = random.Random(0).sample(facts, min(PROBE_FACTS, len(facts)))
-    path = folder / "probe.jsonl"
-    path.write_bytes(facts_to_jsonl(chosen))
-    found = doctor(folder, str(model), settings=Settings.load(folder, given), facts=path).model
-    assert found is not None
-    advice, weight = found.advice, found.advice.weight
-    if weight is None:
-        columns = zip(*(found.blocks[layer].responses for layer in found.preset_layers), strict=True)
-        weight = max((one[0].weight for one in columns if fmean(each.own for each in one) >= OWN), default=WEIGHTS[0])
-    return {
-        "fit": advice.fit,
-        "layers": list(advice.layers or found.preset_layers),
-        "weight": weight,
-        "reachable": [block.reachable for block in found.blocks],
-        "key_cosine": [block.key_cosine for block in found.blocks],
-        "write_share": [block.write_share for block in found.blocks],
-        "reasons": {str(layer): list(why) for layer, why in advice.reasons.items()},
-    }
+REDUCED = {name: small for name, (_, small) in SIZES.items()} | {"steps": 700, "facts": 150}
 
 
 @dataclass(frozen=True)
@@ -131,16 +102,6 @@ def plans(stages: list[str], edits: int, long: int) -> list[Plan]:
     ]
 
 
-def knowledge(patient: Patient, facts: list[Fact]) -> dict[str, float]:
-    """Return which share of the prompts, paraphrases and neighbours of some facts the base answers with the true object."""
-    measures = measure_facts(patient.model, facts)
-    prompts = [one.rewrite.other.exact for one in measures if one.rewrite.other]
-    paraphrases = [each.other.exact for one in measures for each in one.paraphrases if each.other]
-    neighbors = [each.wanted.exact for one in measures for each in one.neighbors]
-    kinds = {"prompts": prompts, "paraphrases": paraphrases, "neighbors": neighbors}
-    return {name: fmean(said) for name, said in kinds.items() if said}
-
-
 def edit_model(arguments: argparse.Namespace, world: CounterFactWorld, text: RealText, model: Path) -> None:
     """Run the cases of the stages until the time is up, and save each as it goes."""
     deadline = STARTED + 60 * arguments.minutes
@@ -166,14 +127,17 @@ def edit_model(arguments: argparse.Namespace, world: CounterFactWorld, text: Rea
         record["model"] = json.loads((model / TRAINING).read_text(encoding="utf-8"))
         fingerprint = patient.preparation.pin.fingerprint
         record["model"] |= {"fingerprint": fingerprint, "knows": knowledge(patient, sample(world, 0, arguments.sample))}
-        say(f"the base knows {record['model']['knows']}")
+        fitted = probed["editor_settings"] = editor_settings(patient, sample(world, 0, arguments.sample))
+        say(f"the base knows {record['model']['knows']}; {fitted}")
         store(arguments.out / RECORD, record)
         case: Case | None = None
         for number, plan in enumerate(todo):
             rank = None if plan.filter == "none" else arguments.rank or patient.preset.rank
-            options = {"rank": rank, "weight": probed["weight"], "editor_settings": given_to(arguments, plan.editor)}
+            asked = given_to(arguments, plan.editor)
             key = f"{plan.editor} {plan.filter} k={rank} seed={plan.seed} edits={plan.edits}"
-            key += "".join(f" {name}={value}" for name, value in options["editor_settings"].items())
+            key += "".join(f" {name}={value}" for name, value in asked.items())
+            settings = {**fitted.get(plan.editor, {}), **asked}
+            options = {"rank": rank, "weight": probed["weight"], "editor_settings": settings}
             if record["cases"].get(key, {}).get("complete"):
                 continue
             if deadline - time.monotonic() < min(LEAST_SECONDS, 6 * arguments.minutes):
@@ -269,7 +233,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="training steps, instead of as many as the time allows")
     parser.add_argument("--facts", type=int, help="facts that can be edited at most")
     if parser.parse_args().reduced:
-        parser.set_defaults(**REDUCED, stage="train+memit+alphaedit")
+        parser.set_defaults(**REDUCED, stage="train+memit+alphaedit+others")
     arguments = parser.parse_args()
     unknown = set(arguments.stage.split("+")) - set(STAGES)
     if unknown:

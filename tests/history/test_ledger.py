@@ -79,6 +79,24 @@ def test_the_way_from_one_state_to_another(ledger: Ledger) -> None:
     assert ledger.stands_as(later)
 
 
+def test_what_is_gone_is_not_taken_again(ledger: Ledger) -> None:
+    ledger.add(id_of("v3"), "v3", [], [took("v2", CHILE, whole=True)])
+    ledger.add(id_of("v4"), "v4", [], [took("v3", whole=True)])
+    # v3 is back once v4 is taken back, so that both can go in one step, in this order.
+    ledger.add(id_of("v5"), "v5", [], [took("v4", whole=True), took("v3", whole=True)])
+    assert answers(ledger)["Rome"] == "Chile (v2)"
+    with pytest.raises(ManifestError, match="v6 takes back what it does not stand on"):
+        ledger.add(id_of("v6"), "v6", [], [took("v3", whole=True), took("v4", whole=True)])
+
+
+def test_a_forged_history_keeps_nobody_busy(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reviver.history.ledger.MOST_STEPS", 50)
+    ledger.add(id_of("r0"), "v3", [], [took("v2", CHILE, whole=True)])
+    with pytest.raises(ManifestError, match="take each other back without an end"):
+        for number in range(1, 100):
+            ledger.add(id_of(f"r{number}"), "v4", [], [took(f"r{number - 1}", whole=True)])
+
+
 @pytest.mark.parametrize(
     ("takes", "text"),
     [

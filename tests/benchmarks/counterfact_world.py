@@ -32,8 +32,6 @@ FLAT, FULL, PAIRS = "counterfact-flat.jsonl", "counterfact-full.jsonl", "blimp.j
 WIKITEXT, STORIES = ("wikitext2-valid.txt", "wikitext2-test.txt"), "tinystories.jsonl"
 # In how many templates a fact is said in training, its own among them; how many of the others measure the edit.
 TEMPLATES_EACH, PARAPHRASES_EACH, NEIGHBORS_EACH = 6, 2, 3
-# Real text is less than a million words: a larger share of the documents that are no facts would be learnt by heart.
-REAL_SHARE = 0.08
 HELD_OUT_EVERY = 10
 SMALL_RELATIONS, SMALL_OBJECTS = 6, 10
 LEAST_PARAGRAPH = 200
@@ -263,11 +261,13 @@ class Library:
     known: Sequence[Known]
     real: Sequence[str]
     kept_out: set[str]
+    real_share: float
+    """Of the documents that are no facts."""
 
     @classmethod
-    def of(cls, world: CounterFactWorld, text: RealText, seed: int) -> Library:
+    def of(cls, world: CounterFactWorld, text: RealText, seed: int, real_share: float) -> Library:
         """Return what a world and real text give, less what is held out."""
-        return cls(world.known, text.training, held_out_sentences(seed) | set(text.held_out))
+        return cls(world.known, text.training, held_out_sentences(seed) | set(text.held_out), real_share)
 
     def documents(self, seed: str) -> Iterator[str]:
         """Yield documents without end, half of their characters facts, the rest generated prose and some real text."""
@@ -275,7 +275,7 @@ class Library:
         prose = Prose(rng)
 
         def text() -> str:
-            return rng.choice(self.real) if self.real and rng.random() < REAL_SHARE else prose.document()
+            return rng.choice(self.real) if self.real and rng.random() < self.real_share else prose.document()
 
         return mixture(sentences(self.known, rng), prose, text, self.kept_out, rng)
 

@@ -122,9 +122,9 @@ def train_model(arguments: argparse.Namespace, world: CounterFactWorld, text: Re
         layers=arguments.layers,
         heads=arguments.heads,
         peak_rate=arguments.rate,
-        compiled=device.type == "cuda" and not arguments.no_compile,
+        compiled=not arguments.no_compile,
     )
-    library = Library.of(world, text, arguments.seed)
+    library = Library.of(world, text, arguments.seed, arguments.real_share)
     tokenizer = bpe_tokenizer(tokenizer_texts(world, library, arguments.tokenizer_documents), settings)
     model = make_model(tokenizer, settings).to(device)
     say(f"{len(world.known):,} facts, {len(text.training):,} real texts, {model.num_parameters():,} parameters")

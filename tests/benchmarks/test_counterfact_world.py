@@ -152,7 +152,7 @@ def test_training_text_keeps_out_what_measures(data: Path, world: CounterFactWor
     assert not set(text.training) & set(text.held_out)
     pairs = {sentence for pair in minimal_pairs(data, 150) for sentence in pair}
     assert len(pairs) > 15_000
-    library = Library.of(world, text, 0)
+    library = Library.of(world, text, 0, 0.08)
     drawn = [*itertools.islice(library.documents("test"), 3000)]
     plain = [unmarked(document) for document in drawn]
     assert not set(plain) & library.kept_out and not set(plain) & pairs

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from reviver.checkpoint.delta import Delta, LowRankDelta
 from reviver.editing.base import put_version
-from reviver.editing.editors.base import DenseUpdate, Editor, FactoredUpdate, Memory, Update
+from reviver.editing.editors.base import DenseUpdate, Editor, FactoredUpdate, Snapshot, Update
 from reviver.editing.keys import SubjectStates
 from reviver.editing.layer import EditedLayer
 from reviver.editing.model import EditableModel
@@ -137,7 +137,7 @@ class Recall:
                 if edited.name in deltas and add is not None:
                     edited.memory = add(_as_update(deltas[edited.name], edited.transposed))
 
-    def _saved_snapshot(self, layers: Sequence[EditedLayer], version: Version) -> dict[str, Memory]:
+    def _saved_snapshot(self, layers: Sequence[EditedLayer], version: Version) -> dict[str, Snapshot]:
         store, found = self._store(version.id), {}
         load = self.editor.load_memory
         for edited in layers:
@@ -171,7 +171,7 @@ class Recall:
                 edited.name: {"keys": torch.cat(edited.remembered, dim=1)} for edited in layers if edited.remembered
             }
         else:
-            parts = {edited.name: edited.memory.tensors() for edited in layers if edited.memory is not None}
+            parts = {edited.name: edited.memory.tensors() for edited in layers if isinstance(edited.memory, Snapshot)}
         self._save(version_id, parts)
 
     def _save(self, version_id: str, parts: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from reviver.editing.editors.base import Editor
+from reviver.editing.editors.base import Editor, Snapshot
 from reviver.editing.layer import Addition, EditedLayer
 from reviver.editing.rounds import RoundRecord
 from reviver.files import disk_error, pretty_json, sha256_file, write_atomic
@@ -60,7 +60,7 @@ class FinishedRounds:
             if self.editor.memory == "keys":
                 if edited.remembered:
                     tensors[f"{edited.layer}.keys"] = edited.remembered[-1]
-            elif edited.memory is not None:
+            elif isinstance(edited.memory, Snapshot):
                 tensors |= {f"{edited.layer}.memory.{key}": value for key, value in edited.memory.tensors().items()}
             edited.fresh.clear()
         values, told = self._files(number)

@@ -87,5 +87,4 @@ EDITOR = Editor(
     settings_type=AlphaEditSettings,
     memory="keys",
     start_memory=start_memory,
-    load_memory=KeyMemory.from_tensors,
 )

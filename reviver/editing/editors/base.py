@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -67,11 +67,24 @@ class DenseUpdate:
 Update = FactoredUpdate | DenseUpdate
 
 
-class Memory(Protocol):
-    """What a sequential editor keeps of earlier rounds, for one weight; immutable, and a few tensors when saved."""
+@runtime_checkable
+class Keys(Protocol):
+    """The keys of earlier rounds; immutable. Each version's are saved as they are and added again in their order."""
+
+    def with_keys(self, keys_IN: Tensor) -> Keys:
+        """Return the memory after a round with these keys."""
+
+
+@runtime_checkable
+class Snapshot(Protocol):
+    """A sum over earlier rounds; immutable, and a few tensors when saved."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what has to be saved."""
+
+
+Memory = Keys | Snapshot
+"""What a sequential editor keeps of earlier rounds, for one weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +191,7 @@ class Editor:
         memory: what it keeps of earlier rounds: nothing, `keys`, the `total` of its updates, or running `moments`.
         start_memory: returns the memory before the first round, or None where the settings want none; (settings, O, I).
         start_from: returns the memory of a weight that nothing was done to yet, where that takes the base weight [O, I].
-        load_memory: returns the memory from saved tensors.
+        load_memory: returns a snapshot from its saved tensors; an editor of keys needs none.
         factored: whether its updates come as factors.
         facts_apart: whether component r of its factors belongs to fact r, so that one fact can be taken back.
         needs_second_moment: whether it reads λC.
@@ -196,7 +209,7 @@ class Editor:
     memory: Literal["none", "keys", "total", "moments"] = "none"
     start_memory: Callable[[Any, int, int], Memory | None] | None = None
     start_from: Callable[[Tensor], Memory] | None = None
-    load_memory: Callable[[Mapping[str, Tensor]], Memory] | None = None
+    load_memory: Callable[[Mapping[str, Tensor]], Snapshot] | None = None
     factored: bool = True
     facts_apart: bool = True
     needs_second_moment: bool = True
@@ -222,8 +235,7 @@ class Editor:
 
         Does nothing for a memory that does not hold keys, so the rounds loop may always call it.
         """
-        extend = getattr(memory, "with_keys", None)
-        return extend(keys_IN) if extend is not None else memory
+        return memory.with_keys(keys_IN) if isinstance(memory, Keys) else memory
 
 
 def setting(

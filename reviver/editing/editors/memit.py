@@ -71,5 +71,4 @@ EDITOR = Editor(
     settings_type=MemitSettings,
     memory="keys",
     start_memory=start_memory,
-    load_memory=KeyMemory.from_tensors,
 )

@@ -1,14 +1,14 @@
 """The memory of sequential editors that keep the keys of earlier rounds.
 
-It is saved as the keys themselves, until there are more of them than input features; from then on as their Gram
-matrix K_p K_pᵀ, which no longer grows.
+It holds the keys themselves, until there are more of them than input features; from then on their Gram matrix K_p K_pᵀ,
+which no longer grows.
 
 Shape suffixes: see `base`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from reviver.editing.editors.base import ProtectedSpace
 from reviver.editing.editors.solve import Space, WhitenedKeys
-from reviver.errors import ManifestError, NumericsError
+from reviver.errors import NumericsError
 from reviver.spectral.factors import finite
 
 
@@ -71,33 +71,6 @@ class KeyMemory:
     def empty(inputs: int) -> KeyMemory:
         """Return the memory before the first round."""
         return KeyMemory(torch.empty(inputs, 0))
-
-    @staticmethod
-    def from_tensors(tensors: Mapping[str, Tensor]) -> KeyMemory:
-        """Return a memory that was saved.
-
-        Raises:
-            ManifestError: the tensors are not those of a key memory.
-        """
-        keys_IP, gram_II, count = tensors.get("keys"), tensors.get("gram"), tensors.get("count")
-        if (
-            keys_IP is None
-            or count is None
-            or keys_IP.ndim != 2
-            or count.numel() != 1
-            or (gram_II is not None and tuple(gram_II.shape) != (keys_IP.shape[0],) * 2)
-            or int(count) < keys_IP.shape[1]
-            or not finite(keys_IP, *([] if gram_II is None else [gram_II]))
-        ):
-            raise ManifestError(
-                "the editor's memory of earlier rounds is damaged", hint="go back with `reviver undo`, and apply again"
-            )
-        return KeyMemory(keys_IP, gram_II, int(count))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return what has to be saved: `keys` [I, P], `count` [1] and, where there is one, `gram` [I, I]."""
-        saved = {"keys": self.keys_IP, "count": torch.tensor([self.count])}
-        return saved if self.gram_II is None else {**saved, "gram": self.gram_II}
 
     def with_keys(self, keys_IN: Tensor) -> KeyMemory:
         """Return the memory after a round with these keys.

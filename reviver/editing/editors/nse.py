@@ -78,7 +78,6 @@ EDITOR = Editor(
     settings_type=NseSettings,
     memory="keys",
     start_memory=start_memory,
-    load_memory=KeyMemory.from_tensors,
     targets_on="base",
     repeat=facts_to_repeat,
 )

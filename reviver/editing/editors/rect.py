@@ -66,7 +66,6 @@ EDITOR = Editor(
     settings_type=RectSettings,
     memory="keys",
     start_memory=start_memory,
-    load_memory=KeyMemory.from_tensors,
     factored=False,
     facts_apart=False,
     needs_weights=True,

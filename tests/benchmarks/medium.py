@@ -113,6 +113,7 @@ def edit_model(arguments: argparse.Namespace, world: CounterFactWorld, text: Rea
     """Run the cases of the stages until the time is up, and save each as it goes."""
     deadline = STARTED + 60 * arguments.minutes
     todo = plans(arguments.stage.split("+"), arguments.edits, arguments.long)
+    todo = [plan for plan in todo if not arguments.editors or plan.editor in arguments.editors]
     pairs = minimal_pairs(arguments.data, arguments.pairs_each)
     texts = held_out_texts(text, arguments.seed, arguments.texts)
     with tempfile.TemporaryDirectory() as name:
@@ -140,11 +141,11 @@ def edit_model(arguments: argparse.Namespace, world: CounterFactWorld, text: Rea
         case: Case | None = None
         for number, plan in enumerate(todo):
             rank = None if plan.filter == "none" else arguments.rank or patient.preset.rank
-            asked = given_to(arguments, plan.editor)
+            asked, search = given_to(arguments, plan.editor), searched(arguments)
             key = f"{plan.editor} {plan.filter} k={rank} seed={plan.seed} edits={plan.edits}"
-            key += "".join(f" {name}={value}" for name, value in asked.items())
+            key += "".join(f" {name}={value}" for name, value in {**asked, **search}.items())
             settings = {**fitted.get(plan.editor, {}), **asked}
-            options = {"rank": rank, "weight": probed["weight"], "editor_settings": settings}
+            options = {"rank": rank, "weight": probed["weight"], "editor_settings": settings, "targets": search}
             if record["cases"].get(key, {}).get("complete"):
                 continue
             if deadline - time.monotonic() < min(LEAST_SECONDS, 6 * arguments.minutes):
@@ -171,6 +172,11 @@ def given_to(arguments: argparse.Namespace, editor: str) -> dict[str, Any]:
     """Return the settings that were given for an editor."""
     settings = (one.replace("=", ".", 1).split(".", 2) for one in arguments.setting)
     return {name: json.loads(value) for owner, name, value in settings if owner == editor}
+
+
+def searched(arguments: argparse.Namespace) -> dict[str, float]:
+    """Return the settings that were given for the search of targets."""
+    return {name: json.loads(value) for name, _, value in (one.partition("=") for one in arguments.target)}
 
 
 def run_case(
@@ -204,10 +210,11 @@ def run_case(
         shown = {name: round(value, 3) for name, value in measured[-1].items() if isinstance(value, float)}
         say(f"{key}: {end} {shown}")
 
-    targets = {"token_budget": GPU_TOKENS} if case.patient.model.device.type == "cuda" else {}
+    budget = {"token_budget": GPU_TOKENS} if case.patient.model.device.type == "cuda" else {}
+    options = {**options, "targets": {**options["targets"], **budget}}
     case.run(
         points,
-        {"editor": plan.editor, "filter_name": plan.filter, "round_size": size, "targets": targets, **options},
+        {"editor": plan.editor, "filter_name": plan.filter, "round_size": size, **options},
         drift_every=max(1, rounds // 20),
         deadline=deadline,
         save=keep,
@@ -233,6 +240,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rank", type=int, help="protected rank instead of the preset's")
     parser.add_argument("--blocks", type=parse_layers, help="blocks to edit instead of the advised ones, such as `3-6`")
     parser.add_argument("--weight", type=float, help="λ instead of the advised one")
+    parser.add_argument("--target", action="append", default=[], metavar="NAME=VALUE", help="of the search for targets")
+    parser.add_argument("--editors", nargs="*", help="of the stages' editors, these alone")
     parser.add_argument("--setting", action="append", default=[], metavar="EDITOR.NAME=VALUE", help="VALUE is JSON")
     # Text is made ahead by processes of their own, so that a GPU need not wait for it.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -39,6 +39,8 @@ from reviver.spectral.drift import norm_growth, subspace_similarity
 DRIFT_RANK = 8
 DRIFT_LIMIT = 0.5
 ABILITY_LIMIT = 0.95
+# Below it, what is above chance is mostly the draw of the pairs.
+PAIRS_LEAST = 0.65
 AGES = 4
 SCORES = ("efficacy", "es", "paraphrase", "ps", "neighbors_kept", "ns", "s")
 
@@ -166,11 +168,11 @@ class Case:
 def ability(point: Mapping[str, Any], base: Mapping[str, float]) -> float:
     """Return the share of general ability that is kept: the mean of both measures, each against the base's and against chance.
 
-    Minimal pairs count above chance (0.5); perplexity as the ratio of the base's to the version's, alone where the base tells no
-    more pairs apart than chance does.
+    Minimal pairs count above chance (0.5); perplexity as the ratio of the base's to the version's, alone where the base tells
+    hardly more pairs apart than chance does.
     """
     kept = base["perplexity"] / float(point["perplexity"]) if math.isfinite(point["perplexity"]) else 0.0
-    if base["pairs"] <= 0.5:
+    if base["pairs"] <= PAIRS_LEAST:
         return kept
     return (max(0.0, float(point["pairs"] - 0.5) / (base["pairs"] - 0.5)) + kept) / 2
 

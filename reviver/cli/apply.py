@@ -16,6 +16,7 @@ from reviver.cli.options import (
     FactsArgument,
     FilterOption,
     LinkModeOption,
+    OffloadOption,
     RankOption,
     RoundSizeOption,
 )
@@ -87,6 +88,7 @@ def apply(
     link_mode: LinkModeOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    offload: OffloadOption = None,
 ) -> None:
     """Write a file of facts into the model as a new version."""
     if on_conflict not in ("error", "last"):
@@ -102,6 +104,7 @@ def apply(
         apply_link_mode=link_mode,
         apply_device=device,
         apply_dtype=dtype,
+        apply_offload=offload,
     )
     from reviver.editing.following import with_all_ranks
     from reviver.verbs.apply import ApplyRequest
@@ -148,6 +151,8 @@ def apply(
 
 def render_plan(console: Console, plan: ApplyPlan) -> None:
     """Draw what is going to be done."""
+    from reviver.editing.memory import away_note
+
     console.print(
         f"plan: {plan.version} = {plan.parent} + {plural(plan.facts, 'fact')} in {plural(plan.rounds, 'round')}, "
         f"editor {plan.editor}, filter {plan.filter}, preset {plan.preset}, {plan.device}, {plan.dtype}"
@@ -165,6 +170,8 @@ def render_plan(console: Console, plan: ApplyPlan) -> None:
             "dense" if tensor.patch_rank is None else str(tensor.patch_rank),
         )
     console.print(table)
+    if (note := away_note(plan.memory)) is not None:
+        console.print(note)
     what = f"{plural(len(plan.shards), 'shard')} rewritten" if plan.checkpoint else "no checkpoint"
     console.print(
         f"{what}, at most {human_bytes(plan.bytes_to_write)} to write, {human_bytes(plan.free_bytes)} free; "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reviver.cli.command import Context, verb
-from reviver.cli.options import CorpusOption, DeviceOption, DtypeOption, LayersOption, RankOption
+from reviver.cli.options import CorpusOption, DeviceOption, DtypeOption, LayersOption, OffloadOption, RankOption
 from reviver.cli.output import make_table
 from reviver.text import printable
 
@@ -33,12 +33,18 @@ def init(
     rank: RankOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    offload: OffloadOption = None,
 ) -> None:
     """Pin a base model and prepare it to be edited."""
     if directory is not None:
         context = replace(context, directory=directory)
     settings = context.settings(
-        model_layers=layers, moments_corpus=corpus, apply_rank=rank, apply_device=device, apply_dtype=dtype
+        model_layers=layers,
+        moments_corpus=corpus,
+        apply_rank=rank,
+        apply_device=device,
+        apply_dtype=dtype,
+        apply_offload=offload,
     )
     from reviver.editing.following import with_all_ranks
     from reviver.verbs.init import init as run_init

@@ -34,6 +34,7 @@ EditorOption = Annotated[str | None, setting_option("apply.editor", "--editor", 
 RoundSizeOption = Annotated[int | None, setting_option("apply.round_size", "--round-size", metavar="N")]
 DeviceOption = Annotated[str | None, setting_option("apply.device", "--device", metavar="NAME")]
 DtypeOption = Annotated[str | None, setting_option("apply.dtype", "--dtype", metavar="NAME")]
+OffloadOption = Annotated[str | None, setting_option("apply.offload", "--offload", metavar="WHEN")]
 LinkModeOption = Annotated[str | None, setting_option("apply.link_mode", "--link-mode", metavar="MODE")]
 LayersOption = Annotated[str | None, setting_option("model.layers", "--layers", metavar="SPAN")]
 CorpusOption = Annotated[str | None, setting_option("moments.corpus", "--corpus", metavar="FILE")]

@@ -15,7 +15,9 @@ from reviver.checkpoint.pin import BasePin, touched
 from reviver.checkpoint.rounding import tensor_chunks
 from reviver.editing.architecture import Family, disk_name, find_family, inner_side, model_shape
 from reviver.editing.corpus import Corpus, open_corpus
+from reviver.editing.memory import check_memory, model_size, plan_memory
 from reviver.editing.model import TORCH_DTYPES, EditableModel, choose_dtype, load_model
+from reviver.editing.placement import Placement
 from reviver.editing.presets import Preset, find_preset, with_layers
 from reviver.editing.ranks import ALONE, Ranks
 from reviver.errors import BaseMismatchError
@@ -82,6 +84,8 @@ def open_model(
     names: Mapping[int, str],
     settings: Settings,
     device: torch.device,
+    *,
+    placement: Placement | None = None,
     ranks: Ranks = ALONE,
 ) -> EditableModel:
     """Load a base for editing or asking.
@@ -90,8 +94,9 @@ def open_model(
         folder: the base.
         family: its family.
         names: name on disk of the edited tensor of each edited block, ascending.
-        settings: of which the dtype counts.
+        settings: of which the dtype counts, and whether blocks may lie off the device.
         device: where it shall lie.
+        placement: the blocks that shall not lie there, if that is planned already; without, as asking the model needs it.
         ranks: the processes that shall hold it.
 
     Raises:
@@ -99,15 +104,33 @@ def open_model(
     """
     stored = folder.entry(next(iter(names.values()))).dtype
     dtype = choose_dtype(settings.apply.dtype, device, stored)
-    return load_model(folder.root, family, list(names), names, device=device, dtype=dtype, ranks=ranks)
+    if placement is None:
+        size = model_size(folder, family, names, edit=False)
+        plan = plan_memory(size, device, dtype, offload=settings.apply.offload, processes=ranks.size)
+        check_memory(plan)
+        placement = plan.placement
+    return load_model(
+        folder.root, family, list(names), names, device=device, dtype=dtype, placement=placement, ranks=ranks
+    )
+
+
+def pinned_names(pin: BasePin) -> dict[int, str]:
+    """Return the name on disk of the edited tensor of each edited block, as `init` chose them."""
+    return dict(zip(pin.layers, pin.edited, strict=True))
 
 
 def open_pinned(
-    pin: BasePin, folder: CheckpointFolder, settings: Settings, device: torch.device, ranks: Ranks = ALONE
+    pin: BasePin,
+    folder: CheckpointFolder,
+    settings: Settings,
+    device: torch.device,
+    *,
+    placement: Placement | None = None,
+    ranks: Ranks = ALONE,
 ) -> EditableModel:
-    """Load the base of a workspace with the choices that `init` made."""
-    names = dict(zip(pin.layers, pin.edited, strict=True))
-    return open_model(folder, pinned_family(pin, folder), names, settings, device, ranks)
+    """Load the base of a workspace with the choices that `init` made; see `open_model`."""
+    family, names = pinned_family(pin, folder), pinned_names(pin)
+    return open_model(folder, family, names, settings, device, placement=placement, ranks=ranks)
 
 
 def version_tensor(folder: CheckpointFolder, name: str, deltas: Sequence[Delta], device: torch.device) -> Tensor:

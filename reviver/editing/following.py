@@ -15,6 +15,7 @@ from reviver.editing.bases import compute_bases
 from reviver.editing.keys import SubjectStates
 from reviver.editing.model import EditableModel, choose_device, load_model
 from reviver.editing.moments import MomentSums, add_moments
+from reviver.editing.placement import Placement
 from reviver.editing.ranks import Ranks, joined
 from reviver.editing.targets import TargetSettings, find_targets
 from reviver.errors import UsageError
@@ -86,7 +87,15 @@ class _Follower:
         assert self._loaded is not None, "the first rank loads before it tells anything else"
         return self._loaded
 
-    def load(self, folder: str, family: Mapping[str, Any], layers: list[int], names: list[str], dtype: str) -> None:
+    def load(
+        self,
+        folder: str,
+        family: Mapping[str, Any],
+        layers: list[int],
+        names: list[str],
+        dtype: str,
+        placement: Mapping[str, list[int]],
+    ) -> None:
         self._loaded = load_model(
             Path(folder),
             Family(**family),
@@ -94,6 +103,7 @@ class _Follower:
             dict(zip(layers, names, strict=True)),
             device=self._device,
             dtype=getattr(torch, dtype),
+            placement=Placement(**{where: tuple(blocks) for where, blocks in placement.items()}),
             ranks=self._ranks,
         )
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from reviver.editing.model import EditableModel
 from reviver.editing.propagation import gathered_head
+from reviver.editing.recomputation import recomputing
 from reviver.editing.targets import fact_rows
 from reviver.editing.tokens import TokenRow, chunks_by_tokens, make_batch
 from reviver.facts.fact import Fact
@@ -98,6 +99,7 @@ def _read(model: EditableModel, rows: Sequence[TokenRow]) -> tuple[float, dict[i
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(gathered_head(model, places_M2))
+        stack.enter_context(recomputing(model, model.layers[0]))
         for layer in model.layers:
             stack.callback(model.matrix(layer).register_forward_hook(keep(layer)).remove)
         logits_MV = model.network(

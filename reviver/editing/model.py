@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from reviver.editing.architecture import Family
+from reviver.editing.placement import WHOLE, Placement, device_map, put_away, quiet_accelerate, return_freed_memory
 from reviver.editing.ranks import ALONE, Ranks
 from reviver.editing.tokens import check_tokenizer
 from reviver.errors import ResourceError, UnsupportedModelError, UsageError
@@ -78,7 +79,8 @@ class EditableModel:
         family: how the architecture names its parts.
         layers: the edited blocks, ascending.
         names: name on disk of the edited tensor of each of these blocks.
-        device: where inputs go.
+        device: where inputs go, and where everything is computed.
+        placement: the blocks that do not lie there.
         blocks_return_tuples: whether a block returns its hidden states in a tuple, as all did before transformers 4.56.
         ranks: the processes of this run, each of which holds the model.
     """
@@ -89,6 +91,7 @@ class EditableModel:
     layers: tuple[int, ...]
     names: Mapping[int, str]
     device: torch.device
+    placement: Placement = WHOLE
     blocks_return_tuples: bool = False
     ranks: Ranks = ALONE
     _blocks: nn.ModuleList | None = field(default=None, init=False, repr=False)
@@ -143,7 +146,7 @@ class EditableModel:
         """
         # Some checkpoints leave the first part of a name out, some architectures add one.
         found = [
-            parameter
+            (own, parameter)
             for own, parameter in self.network.named_parameters()
             if (own == name or own.endswith("." + name) or name.endswith("." + own))
             and parameter.shape == weight_DE.shape
@@ -155,8 +158,14 @@ class EditableModel:
                 tensor=name,
             )
         self.ranks.tell("tensor", name=name, shape=list(weight_DE.shape))
+        ((own, parameter),) = found
         with torch.no_grad():
-            self.ranks.spread(found[0].copy_(weight_DE))
+            if not parameter.is_meta:
+                self.ranks.spread(parameter.copy_(weight_DE))
+                return
+            values_DE = weight_DE.to(self.device, parameter.dtype)
+            self.ranks.spread(values_DE)
+            put_away(self.network, own, values_DE)
 
 
 def load_model(
@@ -167,9 +176,20 @@ def load_model(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    placement: Placement = WHOLE,
     ranks: Ranks = ALONE,
 ) -> EditableModel:
     """Load a checkpoint folder with transformers, on every rank, without running any code of its own.
+
+    Args:
+        folder: the checkpoint.
+        family: how its architecture names its parts.
+        layers: the edited blocks, ascending.
+        names: name on disk of the edited tensor of each.
+        device: where to compute.
+        dtype: in what.
+        placement: the blocks that shall not lie on the device, none of them an edited one; needs accelerate.
+        ranks: the processes that shall hold the model.
 
     Raises:
         UnsupportedModelError: transformers cannot load it, its tokenizer is not a fast one, or an edited matrix is missing,
@@ -186,13 +206,19 @@ def load_model(
         layers=list(layers),
         names=[names[layer] for layer in layers],
         dtype=str(dtype).removeprefix("torch."),
+        placement=asdict(placement),
     )
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False}
     disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        network = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
-        network = network.to(device)
+        if placement.away:
+            options["device_map"] = _device_map(folder, family, placement, device)
+            return_freed_memory()
+        with quiet_accelerate():
+            network = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
+        if not placement.away:
+            network = network.to(device)
     except torch.OutOfMemoryError as error:
         gc.collect()
         raise ResourceError(
@@ -215,11 +241,22 @@ def load_model(
         layers=tuple(layers),
         names=dict(names),
         device=device,
+        placement=placement,
         ranks=ranks,
     )
     _check_matrices(model)
     model.blocks_return_tuples = _returns_tuple(model)
     return model
+
+
+def _device_map(folder: Path, family: Family, placement: Placement, device: torch.device) -> dict[str, str]:
+    """Return where every part of the model in a folder shall lie, told from its configuration alone."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return device_map(network, _find_blocks(network, family), placement, device)
 
 
 def _returns_tuple(model: EditableModel) -> bool:

@@ -104,11 +104,16 @@ def _as_tensor(output: Any) -> Tensor:
 @contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Let a module run another function for a while; hooks and attributes stay as they are."""
+    # A function that stands in already belongs to the module itself, and not to its class.
+    before = vars(module).get("forward")
     module.forward = forward
     try:
         yield
     finally:
-        del module.forward
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
 
 
 @contextmanager
@@ -269,15 +274,21 @@ def gathered_mlp(model: EditableModel, places_M2: Tensor) -> Iterator[None]:
         # OPT has its MLP's matrices in the block itself.
         yield
         return
-    mlp = model.blocks[-1].get_submodule(path)
-    forward = mlp.forward
+    block = model.blocks[-1]
+    mlp = block.get_submodule(path)
+    whole_block, whole_mlp = block.forward, mlp.forward
     rows_M, columns_M = places_M2[:, 0], places_M2[:, 1]
 
     def gathered(states_BTH: Tensor) -> Tensor:
-        changed_MH = forward(states_BTH[rows_M, columns_M].unsqueeze(0))[0]
+        changed_MH = whole_mlp(states_BTH[rows_M, columns_M].unsqueeze(0))[0]
         return torch.zeros_like(states_BTH).index_put((rows_M, columns_M), changed_MH)
 
-    with replaced_forward(mlp, gathered):
+    def run(*arguments: Any, **named: Any) -> Any:
+        # Within the block's run, which may be done again when this context has ended (see `recomputation`).
+        with replaced_forward(mlp, gathered):
+            return whole_block(*arguments, **named)
+
+    with replaced_forward(block, run):
         yield
 
 

@@ -148,17 +148,29 @@ def step_tokens(model: EditableModel, token_budget: int) -> int:
     """Return how many tokens a step of the search may carry: fewer where a GPU has no room for what waits for gradients."""
     tokens = max(1, token_budget // _GRADIENT_SHARE)
     free = free_memory(model.device) if model.device.type == "cuda" else None
-    return tokens if free is None else max(1, min(tokens, int(_FREE_SHARE * free / token_bytes(model))))
+    if free is None:
+        return tokens
+    return max(1, min(tokens, int(_FREE_SHARE * (free - coming_bytes(model)) / token_bytes(model))))
+
+
+def coming_bytes(model: EditableModel) -> int:
+    """Return the bytes of the largest block that comes to the device when it runs."""
+    blocks = [model.blocks[index] for index in model.placement.away]
+    return max((sum(one.numel() * one.element_size() for one in block.parameters()) for block in blocks), default=0)
 
 
 def token_bytes(model: EditableModel) -> int:
     """Estimate the bytes that one token of a step keeps until its gradient is there: in every upper block, and in the head."""
     last = model.layers[-1]
-    blocks = len(model.blocks) - 1 - last
+    above = range(last + 1, len(model.blocks))
+    # A block that does not lie on the device keeps what it is given, and all else only while it runs again.
+    again = len(set(above).intersection(model.placement.away))
+    running = len(above) - again + min(again, 1)
     # The two halves of a gated MLP and their product; norms in float32, attention and what it reads of the columns before.
     values = 3 * model.inner_width(last) + 20 * model.outer_width(last)
     vocabulary: int = model.network.get_output_embeddings().weight.shape[0]
-    return blocks * values * model.weight(last).element_size() + 8 * vocabulary
+    kept = running * values + again * model.outer_width(last)
+    return kept * model.weight(last).element_size() + 8 * vocabulary
 
 
 def _search(model: EditableModel, tokens: Sequence[FactRows], settings: TargetSettings, task: Task) -> list[Tensor]:

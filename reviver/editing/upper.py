@@ -27,6 +27,7 @@ from reviver.editing.propagation import (
     run_to,
     starting_from,
 )
+from reviver.editing.recomputation import recomputing
 from reviver.editing.tokens import Batch
 
 
@@ -108,6 +109,7 @@ class Upper:
             stack.enter_context(self._replayed() if replayed else self._recorded())
             if self.layer + 1 < len(self.model.blocks):
                 stack.enter_context(gathered_mlp(self.model, places_M2))
+            stack.enter_context(recomputing(self.model, self.layer + 1))
             stack.enter_context(gathered_head(self.model, places_M2))
             output = self.model.network(
                 input_ids=self.batch.ids_BT,

@@ -99,6 +99,13 @@ class ApplySection:
         "a version are exact whatever is chosen.",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
+    offload: str = _setting(
+        "auto",
+        "Which blocks lie in main memory or on disk and come to the device when they run: `auto` those that do not fit "
+        "there, `always` all that are not edited. It is slow, and `always` leaves the device the most room. Needs the "
+        "extra `offload`.",
+        choices=("auto", "always"),
+    )
     keep_checkpoints: int | None = _setting(
         None,
         "How many of the newest versions keep their checkpoint on disk. All do if this is not set; any checkpoint can "

@@ -16,6 +16,7 @@ from reviver.checkpoint.pin import BasePin
 from reviver.checkpoint.rewrite import Chain, WrittenCheckpoint
 from reviver.editing.base import open_base, open_pinned, put_version, saved_preset, version_tensor
 from reviver.editing.editors import Editor, get_editor
+from reviver.editing.memory import check_memory
 from reviver.editing.model import EditableModel, choose_device, choose_dtype
 from reviver.editing.prefixes import write_prefixes
 from reviver.editing.preparation import Preparation, check_loaded
@@ -44,7 +45,6 @@ from reviver.text import plural
 from reviver.verbs.commit import CheckpointChoice, Measured, NewVersion, Timer, commit_version
 from reviver.verbs.entries import environment_of, metrics_of, result_of, round_entry, tensor_entry
 from reviver.verbs.gate import GateKeeper
-from reviver.verbs.memory import check_memory
 from reviver.verbs.plan import ApplyPlan, check_disk, check_share, make_plan
 
 
@@ -142,10 +142,11 @@ def apply(
     workspace = Workspace.open(workspace_dir)
     if request.dry_run:
         job = _Job(workspace, request, file, gate, settings, progress)
-        return ApplyReport(version=None, id=None, plan=job.plan(workspace.next_number()), warnings=tuple(job.warnings))
+        plan = job.plan(workspace.next_number(), processes)
+        return ApplyReport(version=None, id=None, plan=plan, warnings=tuple(job.warnings))
     with workspace.lock("apply"):
         job = _Job(workspace, request, file, gate, settings, progress)
-        plan = job.plan(workspace.next_number())
+        plan = job.plan(workspace.next_number(), processes)
         if announce is not None:
             announce(plan)
         check_disk(plan)
@@ -208,7 +209,7 @@ class _Job:
                 )
         return (text for text in texts if text is not None)
 
-    def plan(self, number: int) -> ApplyPlan:
+    def plan(self, number: int, processes: Ranks) -> ApplyPlan:
         """Return what is going to be done."""
         stored = self.folder.entry(self.pin.edited[0]).dtype
         return make_plan(
@@ -225,6 +226,7 @@ class _Job:
             checkpoint=self.request.checkpoint,
             device=self.device,
             dtype=choose_dtype(self.settings.apply.dtype, self.device, stored),
+            processes=processes.size,
             warnings=self.warnings,
         )
 
@@ -236,7 +238,9 @@ class _Job:
         facts = self.file.facts
         deltas = chain_deltas(self.chain, self.pin)
         with self._timed("load"):
-            model = open_pinned(self.pin, self.folder, self.settings, self.device, processes)
+            model = open_pinned(
+                self.pin, self.folder, self.settings, self.device, placement=plan.memory.placement, ranks=processes
+            )
             check_loaded(model, self.folder)
             # The base writes them, so that the same facts get the same contexts whatever was edited before.
             prefixes = self._prefixes(model)

@@ -14,6 +14,7 @@ from reviver.editing.architecture import Family, disk_name, inner_side, model_sh
 from reviver.editing.base import basis_width, chosen_family, corpus_of, open_model, saved_preset
 from reviver.editing.bases import prepare_bases
 from reviver.editing.corpus import Corpus
+from reviver.editing.memory import away_note, check_memory, model_size, plan_memory
 from reviver.editing.model import EditableModel, choose_device, choose_dtype
 from reviver.editing.preparation import Preparation, check_loaded
 from reviver.editing.presets import Preset, find_preset, with_layers
@@ -26,7 +27,6 @@ from reviver.hub.source import Source, resolve_source
 from reviver.progress import NullProgress, Progress
 from reviver.settings import Settings
 from reviver.text import plural, printable
-from reviver.verbs.memory import check_memory, model_size, plan_memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +139,7 @@ def init(
         tokens = _compute(workspace, pin, loader, corpus, did, progress)
         if did:
             workspace.record("init", {"model": pin.model, "did": did})
-    return _report(workspace, pin, folder, tokens, did)
+    return _report(workspace, pin, folder, tokens, did, loader.note)
 
 
 def _choose(folder: CheckpointFolder, settings: Settings) -> tuple[Family, Preset, dict[int, str]]:
@@ -224,14 +224,31 @@ class _Loader:
     device: torch.device
     processes: Ranks
     _model: EditableModel | None = None
+    note: str | None = None
 
     def model(self) -> EditableModel:
         """Return the model, whose edited matrices are those on disk."""
         if self._model is None:
             names = list(self.names.values())
             dtype = choose_dtype(self.settings.apply.dtype, self.device, self.folder.entry(names[0]).dtype)
-            check_memory(plan_memory(model_size(self.folder, names, moments=True), self.device, dtype))
-            self._model = open_model(self.folder, self.family, self.names, self.settings, self.device, self.processes)
+            plan = plan_memory(
+                model_size(self.folder, self.family, self.names, moments=True),
+                self.device,
+                dtype,
+                offload=self.settings.apply.offload,
+                processes=self.processes.size,
+            )
+            check_memory(plan)
+            self.note = away_note(plan)
+            self._model = open_model(
+                self.folder,
+                self.family,
+                self.names,
+                self.settings,
+                self.device,
+                placement=plan.placement,
+                ranks=self.processes,
+            )
             check_loaded(self._model, self.folder)
         return self._model
 
@@ -259,11 +276,11 @@ def _compute(
 
 
 def _report(
-    workspace: Workspace, pin: BasePin, folder: CheckpointFolder, tokens: int, did: Sequence[str]
+    workspace: Workspace, pin: BasePin, folder: CheckpointFolder, tokens: int, did: Sequence[str], note: str | None
 ) -> InitReport:
     preparation = Preparation(workspace, pin, folder)
     preset = saved_preset(pin, folder)
-    warnings = []
+    warnings = [] if note is None else [note]
     if preset.derived:
         warnings.append(
             f"no published preset fits `{printable(pin.model, 80)}`: blocks "

@@ -17,7 +17,7 @@ from reviver.files import free_bytes
 from reviver.text import human_bytes, plural
 
 LIBRARIES = ("reviver", "torch", "transformers", "safetensors", "huggingface-hub", "numpy", "typer", "rich")
-EXTRAS = ("datasets", "lm-eval")
+EXTRAS = ("accelerate", "datasets", "lm-eval")
 
 _LITTLE_DISK = 1024**3
 

@@ -11,7 +11,9 @@ import torch
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.checkpoint.pin import BasePin
 from reviver.editing.architecture import model_shape
+from reviver.editing.base import pinned_family, pinned_names
 from reviver.editing.editors import Editor
+from reviver.editing.memory import MemoryPlan, ModelSize, model_size, plan_memory
 from reviver.editing.presets import Preset
 from reviver.editing.ranks import Ranks
 from reviver.errors import ResourceError, UsageError
@@ -20,12 +22,15 @@ from reviver.files import free_bytes
 from reviver.settings import Settings
 from reviver.spectral.basis import RankChoice
 from reviver.text import human_bytes, plural
-from reviver.verbs.memory import MemoryPlan, model_size, plan_memory
 
 _CPU_OPERATIONS_PER_SECOND = 2e10
 _GPU_OPERATIONS_PER_SECOND = 1e14
 # Of a row of a fact: what is read once, and what every step runs anew (from the subject's last token on).
 _TOKENS_ONCE, _TOKENS_A_STEP = 20, 6
+# What comes to the device a second, from main memory and from disk; how many tokens a step carries; what comes besides steps.
+_BYTES_PER_SECOND = {"in_memory": 1e10, "on_disk": 1e9}
+_TOKENS_A_BATCH = 1024
+_OTHER_RUNS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +81,7 @@ class ApplyPlan:
         bytes_to_write: of patch and checkpoint, at most.
         free_bytes: on the disk of the workspace.
         memory_bytes: estimated peak, where memory is scarcest.
-        memory: where that is, what is free there, and what would do instead.
+        memory: where that is, what is free there, which blocks do not lie on the device, and what would do instead.
         seconds: estimated, within a factor of a few.
         warnings: what a person should know before it begins.
     """
@@ -117,6 +122,7 @@ def make_plan(
     checkpoint: bool,
     device: torch.device,
     dtype: torch.dtype,
+    processes: int,
     warnings: Sequence[str],
 ) -> ApplyPlan:
     """Return the plan of an `apply`."""
@@ -145,8 +151,8 @@ def make_plan(
     shard_bytes = sum(pin.file(shard).size for shard in shards)
     other_bytes = sum(file.size for file in pin.files if file.path not in folder.shards)
     size = settings.apply.round_size
-    model = model_size(folder, pin.edited, moments=editor.needs_second_moment)
-    memory = plan_memory(model, device, dtype)
+    model = model_size(folder, pinned_family(pin, folder), pinned_names(pin), moments=editor.needs_second_moment)
+    memory = plan_memory(model, device, dtype, offload=settings.apply.offload, processes=processes)
     return ApplyPlan(
         version=version,
         parent=parent,
@@ -165,7 +171,8 @@ def make_plan(
         free_bytes=free_bytes(root),
         memory_bytes=memory.needed,
         memory=memory,
-        seconds=_seconds(model.values, model_shape(folder.config).layers, preset, settings, len(facts), device),
+        seconds=_seconds(model.values, model_shape(folder.config).layers, preset, settings, len(facts), device)
+        + _moving_seconds(model, memory, preset, settings, len(facts), dtype),
         warnings=tuple(warnings),
     )
 
@@ -206,3 +213,18 @@ def _seconds(values: int, layers: int, preset: Preset, settings: Settings, facts
     operations = facts * contexts * values * (2 * _TOKENS_ONCE + 4 * above * _TOKENS_A_STEP * steps)
     rate = _GPU_OPERATIONS_PER_SECOND if device.type == "cuda" else _CPU_OPERATIONS_PER_SECOND * torch.get_num_threads()
     return operations / rate
+
+
+def _moving_seconds(
+    size: ModelSize, memory: MemoryPlan, preset: Preset, settings: Settings, facts: int, dtype: torch.dtype
+) -> float:
+    """Estimate how long blocks are on their way to the device: those above the edited ones come twice a step."""
+    tokens = facts * (settings.targets.prefixes + 2) * _TOKENS_A_STEP
+    batches = max(-(-facts // settings.apply.round_size), -(-tokens // _TOKENS_A_BATCH))
+    steps = settings.targets.steps or preset.steps
+    seconds = 0.0
+    for where, rate in _BYTES_PER_SECOND.items():
+        for block in getattr(memory.placement, where):
+            runs = _OTHER_RUNS + (2 * steps * batches if block > preset.layers[-1] else 0)
+            seconds += runs * size.blocks[block] * dtype.itemsize / rate
+    return seconds

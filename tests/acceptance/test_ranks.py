@@ -70,7 +70,8 @@ def _compare(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tenso
         assert (found[name] - tensor).norm() <= tolerance * tensor.norm(), name
 
 
-def test_two_processes_write_what_one_writes(tmp_path: Path, fast_workspace: Path) -> None:
+@pytest.mark.parametrize("offload", ["auto", "always"])
+def test_two_processes_write_what_one_writes(offload: str, tmp_path: Path, fast_workspace: Path) -> None:
     base = make_checkpoint(tmp_path / "base", "llama")
     facts = write_facts(tmp_path / "facts.jsonl")
     settings = (fast_workspace / "reviver.toml").read_text(encoding="utf-8")
@@ -82,7 +83,7 @@ def test_two_processes_write_what_one_writes(tmp_path: Path, fast_workspace: Pat
     apply(fast_workspace, ApplyRequest(facts=facts), settings=alone)
 
     for arguments in (("init", base, helped, "--layers", "1,2"), ("apply", facts, "-C", helped)):
-        first, second = _start(2, *arguments)
+        first, second = _start(2, *arguments, "--offload", offload)
         assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
         assert first.stdout and (second.stdout, second.stderr) == ("", "")
     for kind, tolerance in (("statistics", 1e-6), ("spectra", 1e-6)):

@@ -1,4 +1,4 @@
-"""The collapse figure as SVG: general ability, efficacy over all edits, drift and norm against the number of edits."""
+"""The collapse figure as SVG: general ability, efficacy over all edits, neighbours and norm against the number of edits."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def draw_figure(record: Mapping[str, Any], ability: Callable[[Mapping[str, Any],
     panels = (
         Panel("general ability kept", lambda point, base: ability(point, base) if "pairs" in point else None),
         Panel("efficacy over all edits so far", lambda point, _: point.get("efficacy")),
-        Panel("subspace similarity (drift)", lambda point, _: point["similarity"]),
+        Panel("neighbours kept", lambda point, _: point.get("neighbors_kept")),
         Panel("norm, times the base's", lambda point, _: point["growth"], logarithmic=True),
     )
     parts = []

@@ -68,10 +68,10 @@ FIGURES: dict[str, tuple[float, float, float]] = {
     "edits": (10000, 1000, 100),
     "long": (20000, 1200, 150),
     "round_size": (100, 50, 25),
-    "points": (4, 5, 2),
+    "points": (4, 3, 2),
     "sample": (2000, 400, 60),
-    "pairs_each": (15, 6, 2),
-    "texts": (300, 100, 40),
+    "pairs_each": (15, 4, 2),
+    "texts": (300, 60, 40),
 }
 FIXED: dict[str, dict[str, Any]] = {
     "medium": {},
@@ -143,7 +143,8 @@ def edit_model(arguments: argparse.Namespace, world: CounterFactWorld, text: Rea
             rank = None if plan.filter == "none" else arguments.rank or patient.preset.rank
             asked, search = given_to(arguments, plan.editor), searched(arguments)
             key = f"{plan.editor} {plan.filter} k={rank} seed={plan.seed} edits={plan.edits}"
-            key += "".join(f" {name}={value}" for name, value in {**asked, **search}.items())
+            told = {**asked, **search}
+            key += "".join(f" {name}={value}" for name, value in told.items())
             settings = {**fitted.get(plan.editor, {}), **asked}
             options = {"rank": rank, "weight": probed["weight"], "editor_settings": settings, "targets": search}
             if record["cases"].get(key, {}).get("complete"):
@@ -155,7 +156,7 @@ def edit_model(arguments: argparse.Namespace, world: CounterFactWorld, text: Rea
             if case is None or case.facts != facts:
                 case = Case(patient, facts, pairs, texts, sample=arguments.sample)
             try:
-                run_case(arguments, case, plan, key, record, deadline, options)
+                run_case(arguments, case, plan, key, record, deadline, options, told)
             except NumericsError as error:
                 # What was measured before is saved; a model that is gone so far has nothing left to measure.
                 say(f"{key}: {error.message}")
@@ -187,6 +188,7 @@ def run_case(
     record: dict[str, Any],
     deadline: float,
     options: dict[str, Any],
+    told: dict[str, Any],
 ) -> None:
     """Run one case, and save what is measured each time that everything was."""
     size = arguments.round_size
@@ -201,6 +203,7 @@ def run_case(
         record["cases"][key] = {
             **asdict(plan),
             **options,
+            "settings": told,
             "model": record["model"]["fingerprint"],
             "complete": end == len(case.facts),
             "base": case.general,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,8 @@ from reviver.cli.options import (
 )
 from reviver.cli.outcomes import outcome_table
 from reviver.cli.output import make_console, make_table
+from reviver.cli.shares import told_shares
+from reviver.cli.tensors import tensor_table
 from reviver.errors import UsageError
 from reviver.text import human_bytes, human_duration, plural, printable
 
@@ -187,40 +190,17 @@ def render_apply(console: Console, report: ApplyReport) -> None:
         f"{report.version} {(report.id or '')[:12]}: {plural(report.plan.facts, 'fact')} in a patch of {size}"
     )
     if summary is not None:
-        shares = (
-            ("efficacy", summary.efficacy),
-            ("paraphrase", summary.paraphrase),
-            ("neighbours kept", summary.neighbors_kept),
-            ("ES", summary.success),
-        )
-        console.print(", ".join(f"{name} {share:.1%}" for name, share in shares if share is not None))
+        console.print(told_shares(asdict(summary)))
+        if summary.known:
+            console.print(f"{report.plan.parent} says {summary.known:,} of these facts already")
     if report.gates:
         console.print("gates " + ", ".join(f"{one.gate} ({one.value:.4g})" for one in report.gates))
-    console.print(outcome_table(report.results[:SHOWN_FACTS]))
+    console.print(outcome_table(report.results[:SHOWN_FACTS], known=True))
     if len(report.results) > SHOWN_FACTS:
         console.print(
             f"… and {plural(len(report.results) - SHOWN_FACTS, 'more fact', 'more facts')}: `reviver show {report.version} --facts`"
         )
-    tensors = make_table(
-        "tensor",
-        "‖Δ‖ before filter",
-        "‖Δ‖",
-        "‖Δ‖/‖W‖",
-        "captured",
-        "similarity",
-        right=("‖Δ‖ before filter", "‖Δ‖", "‖Δ‖/‖W‖", "captured", "similarity"),
-    )
-    for tensor in report.tensors:
-        similarity = tensor.subspace_similarity
-        tensors.add_row(
-            tensor.name,
-            f"{tensor.norm_before_filter:.3g}",
-            f"{tensor.norm:.3g}",
-            f"{tensor.relative_norm:.2%}",
-            "-" if tensor.captured_fraction is None else f"{tensor.captured_fraction:.2%}",
-            "-" if similarity is None else f"{similarity.left:.3f} {similarity.right:.3f}",
-        )
-    console.print(tensors)
+    console.print(tensor_table(report.tensors, planned=True))
     if report.checkpoint is not None:
         console.print(f"checkpoint {report.checkpoint}")
     console.print(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def checkout(
     context: Context,
     version: Annotated[
-        str, typer.Argument(metavar="[VERSION]", help="A version, as in `show`; `base` gives a copy of the base.")
+        str, typer.Argument(metavar="[VERSION]", help="A version, as in `show`; the head without one.")
     ] = "head",
     output: Annotated[
         Path | None,

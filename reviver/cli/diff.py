@@ -22,7 +22,7 @@ _SHOWN_FACTS = 50
 def diff(
     context: Context,
     before: Annotated[str, typer.Argument(metavar="A", help="A version, as in `show`.", show_default=False)],
-    after: Annotated[str, typer.Argument(metavar="[B]", help="The other version.")] = "head",
+    after: Annotated[str, typer.Argument(metavar="[B]", help="The other version; the head without one.")] = "head",
     stat: Annotated[bool, typer.Option("--stat", help="Counts only, computed from the manifests alone.")] = False,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="End with 3 where something differs.")] = False,
 ) -> None:
@@ -74,13 +74,13 @@ def _fact(fact: FactChange) -> str:
 def _tensors(tensors: tuple[TensorChange, ...]) -> object:
     from reviver.cli.output import make_table
 
-    table = make_table("  tensor", "shard", "relative norm", "captured", "bytes", right=("relative norm", "captured"))
+    table = make_table("  tensor", "shard", "‖Δ‖/‖W‖", "captured", "bytes", right=("‖Δ‖/‖W‖", "captured"))
     for tensor in tensors:
         table.add_row(
             f"  {printable(tensor.name, 80)}",
             printable(tensor.shard, 60),
-            "" if tensor.relative_norm is None else f"{tensor.relative_norm:.3g}",
-            "" if tensor.captured_fraction is None else f"{tensor.captured_fraction:.1%}",
+            "-" if tensor.relative_norm is None else f"{tensor.relative_norm:.2%}",
+            "-" if tensor.captured_fraction is None else f"{tensor.captured_fraction:.2%}",
             f"{tensor.before_sha256[:8]}..{tensor.after_sha256[:8]}",
         )
     return table

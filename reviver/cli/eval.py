@@ -9,7 +9,8 @@ import typer
 
 from reviver.cli.command import Context, verb
 from reviver.cli.options import DeviceOption, DtypeOption
-from reviver.text import plural, printable
+from reviver.cli.suites import render_numbers, told
+from reviver.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def eval_(
     context: Context,
     version: Annotated[
-        str, typer.Argument(metavar="[VERSION]", help="A version, as in `show`; `base` measures the base.")
+        str, typer.Argument(metavar="[VERSION]", help="A version, as in `show`; the head without one.")
     ] = "head",
     suite: Annotated[
         list[str] | None,
@@ -83,54 +84,17 @@ def eval_(
     context.output.result(report, render=_render, quiet=lambda report: report.version)
 
 
-# In the order in which they are read: what an edit shall do, what it shall leave alone, and both together.
-_SHOWN = {
-    "counterfact": (
-        ("efficacy", "paraphrase", "neighbors_kept", "neighbor_accuracy"),
-        ("es", "ps", "ns", "s"),
-        ("efficacy_magnitude", "paraphrase_magnitude", "neighbor_magnitude"),
-    ),
-    "zsre": (("rewrite", "rephrase", "locality"),),
-    "fluency": (("fluency", "bigram_entropy", "trigram_entropy"),),
-    "perplexity": (("perplexity",),),
-    "pairs": (("accuracy",),),
-    "drift": (("subspace_similarity", "vector_similarity", "norm_growth"),),
-}
-# Told as plain numbers; the others are shares.
-_NUMBERS = frozenset(
-    ("fluency", "bigram_entropy", "trigram_entropy", "perplexity", "subspace_similarity", "vector_similarity",
-     "norm_growth", "efficacy_magnitude", "paraphrase_magnitude", "neighbor_magnitude")
-)  # fmt: skip
-_COUNTED = {
-    "counterfact": (("facts", "fact"), ("paraphrases", "paraphrase"), ("neighbors", "neighbour")),
-    "zsre": (("facts", "fact"), ("rephrases", "rephrase"), ("localities", "neighbour")),
-    "fluency": (("texts", "text"),),
-    "perplexity": (("tokens", "token"),),
-    "pairs": (("pairs", "pair"),),
-}
-
-
 def _render(console: Console, report: EvalReport) -> None:
     console.print(f"{report.version} {report.id[:12]}")
     for result in report.suites:
-        counted = _COUNTED.get(result.suite, ())
-        counts = ", ".join(plural(result.metrics[key], noun) for key, noun in counted)  # type: ignore[arg-type]
-        console.print(f"\n{result.suite}{': ' if counts else ''}{counts}")
-        for names in _SHOWN.get(result.suite, ()):
-            console.print("  " + ", ".join(f"{_label(name)} {_value(name, result.metrics[name])}" for name in names))
+        console.print()
+        render_numbers(console, result.suite, result.metrics)
         draw = _GROUPS.get(result.suite)
         if draw is not None:
             draw(console, result.metrics)
 
 
-def _label(name: str) -> str:
-    return name.upper() if len(name) <= 2 else name.replace("_", " ").replace("neighbor", "neighbour")
-
-
-def _value(name: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if name in _NUMBERS else f"{value:.1%}"
+_LEAST_IN_BLOCKS = 50
 
 
 def _render_ages(console: Console, metrics: Mapping[str, Any]) -> None:
@@ -138,8 +102,8 @@ def _render_ages(console: Console, metrics: Mapping[str, Any]) -> None:
 
     for key, heading in (("ages", "version"), ("blocks", "block")):
         groups = metrics.get(key) or []
-        # One version's own facts are the table above; blocks add nothing to versions of one fact each.
-        if len(groups) < 2:
+        # One version's own facts are the numbers above, and blocks of few facts say nothing.
+        if len(groups) < 2 or (key == "blocks" and groups[-1]["last"] < _LEAST_IN_BLOCKS):
             continue
         table = make_table(f"  {heading}", "facts", "efficacy", "ES", right=("facts", "efficacy", "ES"))
         for group in groups:
@@ -147,7 +111,7 @@ def _render_ages(console: Console, metrics: Mapping[str, Any]) -> None:
                 f"  {group['name']}",
                 f"{group['first']:,}-{group['last']:,}",
                 f"{group['efficacy']:.1%}",
-                _value("es", group["es"]),
+                told("es", group["es"]),
             )
         console.print(table)
 

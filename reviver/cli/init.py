@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -58,7 +59,8 @@ def init(
     if report is None:
         return
     context.output.result(report, render=render_init, quiet=lambda report: report.fingerprint)
-    context.output.hint("write facts into the model with `reviver apply FACTS`")
+    there = "" if directory is None else f" -C {shlex.quote(str(directory))}"
+    context.output.hint(f"write facts into the model with `reviver apply FACTS{there}`")
 
 
 def render_init(console: Console, report: InitReport) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from reviver.cli.outcomes import outcome_table
-from reviver.cli.output import make_table
+from reviver.cli.shares import SHARES
+from reviver.cli.tensors import tensor_table
 from reviver.text import human_bytes, human_duration, plural, printable
 
 if TYPE_CHECKING:
@@ -45,17 +46,7 @@ def render_made(console: Console, report: MadeReport, *, dropped: bool = True) -
             f"`{printable(loss.name, 80)}` became a float32 matrix: {loss.entries:,} of {loss.total:,} stored entries differ"
             + (f", by {loss.largest:.3g} at most" if loss.entries else "")
         )
-    headers = ("tensor", "patch rank", "‖Δ‖", "‖Δ‖/‖W‖", "captured")
-    table = make_table(*headers, right=headers[1:])
-    for tensor in report.tensors:
-        table.add_row(
-            printable(tensor.name, 80),
-            "dense" if tensor.patch_rank is None else str(tensor.patch_rank),
-            f"{tensor.norm:.3g}",
-            f"{tensor.relative_norm:.2%}",
-            "-" if tensor.captured_fraction is None else f"{tensor.captured_fraction:.2%}",
-        )
-    console.print(table)
+    console.print(tensor_table(report.tensors))
     if report.checkpoint is not None:
         console.print(f"checkpoint {printable(str(report.checkpoint))}")
     console.print(
@@ -64,16 +55,8 @@ def render_made(console: Console, report: MadeReport, *, dropped: bool = True) -
 
 
 def _shares(before: Summary, after: Summary) -> str:
-    shares = (
-        ("efficacy", before.efficacy, after.efficacy),
-        ("paraphrase", before.paraphrase, after.paraphrase),
-        ("neighbours kept", None, after.neighbors_kept),
-    )
-    return ", ".join(
-        f"{name} {new:.1%}" if old is None else f"{name} {old:.1%} → {new:.1%}"
-        for name, old, new in shares
-        if new is not None
-    )
+    pairs = ((told, getattr(before, name), getattr(after, name)) for name, told in SHARES.items())
+    return ", ".join(f"{told} {old:.1%} → {new:.1%}" for told, old, new in pairs if old is not None and new is not None)
 
 
 def _hidden(console: Console, count: int, version: str) -> None:

@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from reviver.history.results import FactResult
 
 
-def outcome_table(results: Iterable[FactResult]) -> Table:
-    """Return a table of facts with the answers and probabilities before and after the edit."""
+def outcome_table(results: Iterable[FactResult], *, known: bool = False) -> Table:
+    """Return a table of facts with the answers and probabilities before and after the edit.
+
+    Args:
+        results: in the order in which they are shown.
+        known: tell which facts were said before already.
+    """
     table = make_table("fact", "before", "after", "p before", "p after", "", right=("p before", "p after"))
     for result in results:
         table.add_row(
@@ -24,6 +29,6 @@ def outcome_table(results: Iterable[FactResult]) -> Table:
             printable(result.after.answer, 24),
             f"{result.before.probability_new:.3f}",
             f"{result.after.probability_new:.3f}",
-            "✓" if result.success else "✗",
+            ("✓" if result.success else "✗") + (" known before" if known and result.known else ""),
         )
     return table

@@ -26,7 +26,7 @@ def push(
             metavar="[REPO]", help="`org/name`; without it, the repository of the last push.", show_default=False
         ),
     ] = None,
-    version: Annotated[str, typer.Option("--from", metavar="V", help="The version to publish.")] = "head",
+    version: Annotated[str, typer.Option("--from", metavar="VERSION", help="The version to publish.")] = "head",
     public: Annotated[
         bool, typer.Option("--public", help="Make a new repository public; without it, private.")
     ] = False,

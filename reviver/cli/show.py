@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reviver.cli.command import Context, verb
+from reviver.cli.shares import told_counts, told_shares
+from reviver.cli.suites import render_numbers
+from reviver.cli.tensors import tensor_table
 from reviver.text import human_bytes, plural, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
 
-    from reviver.history.manifest import Sides
     from reviver.verbs.show import ShowReport
 
 
@@ -22,7 +26,8 @@ def show(
     version: Annotated[
         str,
         typer.Argument(
-            metavar="[VERSION]", help="A version: `v3`, `head`, `base`, `head~2`, a tag, or the beginning of its id."
+            metavar="[VERSION]",
+            help="A version: `v3`, `head`, `base`, `head~2`, a tag, or the beginning of its id; the head without one.",
         ),
     ] = "head",
     facts: Annotated[bool, typer.Option("--facts", help="Show all facts, not only the first ten.")] = False,
@@ -57,14 +62,25 @@ def _render(console: Console, report: ShowReport) -> None:
     where = "not written" if report.checkpoint is None else str(report.checkpoint)
     changed = [file for file in report.files if file.changed]
     console.print(f"checkpoint  {printable(where)}: {plural(len(report.files), 'file')}, {len(changed)} changed")
-    for name, value in report.metrics.items():
-        if isinstance(value, int | float | str):
-            console.print(f"{printable(name, 40)}  {printable(str(value), 80)}")
+    _render_measured(console, report.metrics)
     for evaluation in report.evaluations:
-        numbers = ", ".join(f"{printable(name, 40)} {_measured(value)}" for name, value in evaluation.metrics.items())
-        console.print(f"{printable(evaluation.suite, 40)} of {printable(evaluation.created, 40)}  {numbers}")
+        render_numbers(console, evaluation.suite, evaluation.metrics, when=f" of {printable(evaluation.created, 40)}")
     _render_facts(console, report)
-    _render_tensors(console, report)
+    if report.tensors:
+        console.print(f"\n{plural(len(report.tensors), 'tensor')}")
+        console.print(tensor_table(report.tensors, leakage=True))
+
+
+def _render_measured(console: Console, metrics: Mapping[str, Any]) -> None:
+    """Draw what was measured when the version was made, which a manifest that anybody wrote may name as it likes."""
+    shares = told_shares({name: value for name, value in metrics.items() if type(value) in (int, float)})
+    if shares:
+        counts = told_counts({name: value for name, value in metrics.items() if type(value) is int})
+        console.print(f"measured    {shares}{f' ({counts})' if counts else ''}")
+    gates = metrics.get("gates")
+    held = [str(one["gate"]) for one in gates if isinstance(one, dict) and "gate" in one] if type(gates) is list else []
+    if held:
+        console.print(f"gates met   {printable(', '.join(held), 200)}")
 
 
 def _render_facts(console: Console, report: ShowReport) -> None:
@@ -74,16 +90,18 @@ def _render_facts(console: Console, report: ShowReport) -> None:
         return
     outcome = "" if report.successes is None else f", {report.successes:,} answered as wanted"
     console.print(f"\n{plural(report.facts_total, 'fact')}{outcome}")
-    table = make_table("", "prompt", "wanted", "before", "after", "p before", "p after", right=("p before", "p after"))
+    headers = ("id", "prompt", "wanted", "before", "after", "p before", "p after", "")
+    table = make_table(*headers, right=("p before", "p after"))
     for fact in report.facts:
         table.add_row(
-            {True: "+", False: "-", None: " "}[fact.success],
+            printable(fact.id, 40),
             printable(fact.text, 70),
             printable(fact.target_new, 30),
             printable(fact.answer_before or "", 30),
             printable(fact.answer_after or "", 30),
-            _number(fact.probability_before),
-            _number(fact.probability_after),
+            _probability(fact.probability_before),
+            _probability(fact.probability_after),
+            {True: "✓", False: "✗", None: ""}[fact.success],
         )
     console.print(table)
     hidden = report.facts_total - len(report.facts)
@@ -91,48 +109,5 @@ def _render_facts(console: Console, report: ShowReport) -> None:
         console.print(f"and {hidden:,} more (`--facts` shows all)")
 
 
-def _render_tensors(console: Console, report: ShowReport) -> None:
-    from reviver.cli.output import make_table
-
-    if not report.tensors:
-        return
-    console.print(f"\n{plural(len(report.tensors), 'tensor')}")
-    headers = (
-        "tensor",
-        "dtype",
-        "patch rank",
-        "k",
-        "norm",
-        "before filter",
-        "relative",
-        "captured",
-        "leakage",
-        "similar",
-    )
-    table = make_table(*headers, right=headers[2:])
-    for tensor in report.tensors:
-        table.add_row(
-            printable(tensor.name, 80),
-            tensor.dtype,
-            "dense" if tensor.patch_rank is None else str(tensor.patch_rank),
-            "" if tensor.protected_rank is None else str(tensor.protected_rank),
-            _number(tensor.norm),
-            _number(tensor.norm_before_filter),
-            _number(tensor.relative_norm),
-            _number(tensor.captured_fraction),
-            _sides(tensor.leakage_after_rounding),
-            _sides(tensor.subspace_similarity),
-        )
-    console.print(table)
-
-
-def _measured(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
-
-
-def _sides(sides: Sides | None) -> str:
-    return "" if sides is None else f"{sides.left:.3g} / {sides.right:.3g}"
+def _probability(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

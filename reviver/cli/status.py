@@ -33,7 +33,7 @@ def _render(console: Console, report: StatusReport) -> None:
         prepared = plural(len(report.base.edited), "edited tensor")
         console.print(f"base      {printable(report.base.model)}{revision} ({prepared})")
     message = f": {printable(report.head_message.splitlines()[0], 80)}" if report.head_message else ""
-    console.print(f"head      {report.head}{message} ({plural(report.facts, 'fact')} on the base)")
+    console.print(f"head      {report.head}{message} ({plural(report.facts, 'fact')} applied)")
     written = sum(one.state != "missing" for one in report.checkpoints)
     console.print(f"versions  {report.versions:,}, {plural(written, 'checkpoint')} written")
     if report.base is not None:

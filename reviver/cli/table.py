@@ -36,13 +36,14 @@ class PlainTable(Table):
             yield from super().__rich_console__(console, options)
             return
         for number, row in enumerate(zip(*cells, strict=True)):
-            for place, (text, style) in enumerate(row):
+            last = max((place for place, (text, _) in enumerate(row) if text), default=0)
+            for place, (text, style) in enumerate(row[: last + 1]):
                 space = " " * (widths[place] - cell_len(text))
                 shown = space + text if self.columns[place].justify == "right" else text + space
-                if place == len(widths) - 1:
-                    shown = shown.rstrip()
-                yield Segment(shown, console.get_style("bold" if number == 0 else style))
-                yield Segment(_GAP if place < len(widths) - 1 else "\n")
+                yield Segment(
+                    shown.rstrip() if place == last else shown, console.get_style("bold" if number == 0 else style)
+                )
+                yield Segment(_GAP if place < last else "\n")
 
 
 def _one_line(cell: RenderableType) -> tuple[str, StyleType] | None:

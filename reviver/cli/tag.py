@@ -28,7 +28,7 @@ def tag(
             metavar="[VERSION]", help="The version that it names; the head if left out.", show_default=False
         ),
     ] = None,
-    delete: Annotated[bool, typer.Option("--delete", help="Take the tag away; the version stays.")] = False,
+    delete: Annotated[bool, typer.Option("-d", "--delete", help="Take the tag away; the version stays.")] = False,
 ) -> None:
     """Name a version, or list the names."""
     from reviver.verbs.tag import delete_tag, list_tags

@@ -32,6 +32,8 @@ METRICS: Mapping[str, str] = {
 }
 """What can be gated, and what it is."""
 
+_NO_SHARES = frozenset(("perplexity", "fluency", "norm_growth"))
+
 _COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 _METRIC = re.compile(r"[A-Za-z_]+")
 _COMPARISON = re.compile(r">=|<=|>|<")
@@ -103,8 +105,10 @@ def parse_gates(text: str) -> tuple[Gate, ...]:
         bound = float(number)
         if not math.isfinite(bound):
             raise _refused(text, place, f"`{printable(number, 40)}` is too large", _EXAMPLE)
+        relative = text[place + len(number) :].startswith("x")
+        if bound > 1 and not relative and metric not in _NO_SHARES:
+            raise _refused(text, place, f"`{metric}` is a share, from 0 to 1", f"95 % is written `{metric}>=0.95`")
         place += len(number)
-        relative = text[place : place + 1] == "x"
         gates.append(Gate(metric=metric, comparison=comparison, bound=bound, relative=relative))
         place = _after_space(text, place + relative)
         if place == len(text):

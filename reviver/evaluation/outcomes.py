@@ -75,9 +75,10 @@ class Summary:
     Attributes:
         efficacy: facts whose new target is said.
         paraphrase: paraphrases after which it is said.
-        neighbors_kept: of the neighbours answered rightly before, those still answered so.
+        neighbors_kept: of the neighbours that the base answers rightly, those still answered so.
         success: facts whose new target is more probable than the true one (CounterFact's ES).
         facts, paraphrases, neighbors: how many of each were counted.
+        known: how many facts were said before already.
     """
 
     efficacy: float | None
@@ -87,15 +88,23 @@ class Summary:
     facts: int
     paraphrases: int
     neighbors: int
+    known: int
 
 
-def summarize(before: Sequence[Observation], after: Sequence[Observation]) -> Summary:
-    """Return the shares of what was observed before and after, fact by fact in the same order."""
+def summarize(
+    before: Sequence[Observation], after: Sequence[Observation], base_said: Sequence[Sequence[bool]]
+) -> Summary:
+    """Return the shares of what was observed.
+
+    Args:
+        before, after: of each fact, in the same order.
+        base_said: for each fact which of its neighbours the base answers rightly (`neighbors_said`).
+    """
     paraphrases = [said for one in after for said in one.paraphrases]
     kept = [
         now
-        for old, new in zip(before, after, strict=True)
-        for was, now in zip(old.neighbors, new.neighbors, strict=True)
+        for said, new in zip(base_said, after, strict=True)
+        for was, now in zip(said, new.neighbors, strict=True)
         if was
     ]
     compared = [one.probability_new > one.probability_true for one in after if one.probability_true is not None]
@@ -107,6 +116,7 @@ def summarize(before: Sequence[Observation], after: Sequence[Observation]) -> Su
         facts=len(after),
         paraphrases=len(paraphrases),
         neighbors=len(kept),
+        known=sum(one.said_new for one in before),
     )
 
 

@@ -132,9 +132,9 @@ def shared_warning(shared: Sequence[SharedSubject]) -> str | None:
     return f'{plural(facts, "fact")} of one round share {plural(len(shared), "subject")} (the first is "{example}")'
 
 
-def already_set(facts: Iterable[Fact], earlier: Iterable[Fact]) -> tuple[Fact, ...]:
-    """Return those of `facts` whose target is in force already; `earlier` is the facts of the chain, oldest first."""
-    targets = {fact.key: fact.target_new for fact in earlier}
+def already_set(facts: Iterable[Fact], in_force: Iterable[Fact]) -> tuple[Fact, ...]:
+    """Return those of `facts` whose target is in force already, among the facts `in_force`."""
+    targets = {fact.key: fact.target_new for fact in in_force}
     return tuple(fact for fact in facts if targets.get(fact.key) == fact.target_new)
 
 
@@ -143,7 +143,8 @@ def already_set_warning(repeated: Sequence[Fact]) -> str | None:
     if not repeated:
         return None
     example = printable(repeated[0].text, SHOWN)
-    return f'an earlier version already set the target of {plural(len(repeated), "fact")} (the first is "{example}")'
+    verb = "is" if len(repeated) == 1 else "are"
+    return f'{plural(len(repeated), "fact")} {verb} in force already with the same target (the first is "{example}")'
 
 
 def with_own_ids(facts: Iterable[Fact]) -> list[Fact]:

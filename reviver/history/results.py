@@ -41,6 +41,8 @@ class FactResult:
     after: Answer
     success: bool
     """Whether the greedy answer after the patch is exactly the new target."""
+    known: bool | None = None
+    """Whether it was so before the patch already."""
     paraphrases: Mapping[str, tuple[bool, ...]] | None = None
     """Success of each paraphrase prompt under `before` and `after`."""
     neighbors: Mapping[str, tuple[bool, ...]] | None = None
@@ -58,6 +60,8 @@ class FactResult:
             "after": _answer_record(self.after),
             "success": self.success,
         }
+        if self.known is not None:
+            record["known"] = self.known
         for key, value in (("paraphrases", self.paraphrases), ("neighbors", self.neighbors)):
             if value is not None:
                 record[key] = {when: list(value[when]) for when in ("before", "after")}
@@ -77,6 +81,7 @@ class FactResult:
             before=_read_answer(fields.raw("before"), f"{where}: before"),
             after=_read_answer(fields.raw("after"), f"{where}: after"),
             success=fields.boolean("success"),
+            known=fields.boolean("known") if isinstance(value, dict) and "known" in value else None,
             paraphrases=_read_pair(value, "paraphrases", where),
             neighbors=_read_pair(value, "neighbors", where),
         )

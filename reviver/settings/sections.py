@@ -59,7 +59,11 @@ def _setting(
 class ApplySection:
     """`[apply]`: how facts become a version."""
 
-    editor: str = _setting("memit", "The editor that solves for the update.")
+    editor: str = _setting(
+        "memit",
+        "The editor that solves for the update: `memit`, `rect`, `prune`, `alphaedit`, `nse`, `ultraedit`, or one that "
+        "another package brings.",
+    )
     filter: str = _setting(
         "revive",
         "What keeps the update away from the base's dominant directions: `none` lets everything pass, `revive` removes "
@@ -95,8 +99,8 @@ class ApplySection:
     )
     dtype: str = _setting(
         "auto",
-        "In which precision the model runs while targets are sought: `auto` is what the device does well. The bytes of "
-        "a version are exact whatever is chosen.",
+        "In which precision the model runs: `auto` is what the device does well. The bytes of a version are exact "
+        "whatever is chosen.",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
     offload: str = _setting(

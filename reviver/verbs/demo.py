@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from reviver.editing.base import open_base, open_pinned, put_version
 from reviver.editing.model import choose_device
+from reviver.errors import UsageError
 from reviver.evaluation.outcomes import Summary
 from reviver.evaluation.perplexity import perplexity
 from reviver.evaluation.scores import answers
@@ -19,6 +21,7 @@ from reviver.history.chain import chain_deltas
 from reviver.history.workspace import Workspace
 from reviver.progress import NullProgress, Progress
 from reviver.settings import Settings
+from reviver.text import printable
 from reviver.verbs.apply import ApplyReport, ApplyRequest, apply
 from reviver.verbs.diff import DiffReport, diff
 from reviver.verbs.init import InitReport, init
@@ -107,7 +110,15 @@ def demo(
         workspace_dir: a new folder for the workspace; a temporary one without it.
         announce: told each chapter as it begins.
         progress: told about the long parts.
+
+    Raises:
+        UsageError: the folder holds something; nothing was written.
     """
+    if workspace_dir is not None and _holds_something(workspace_dir):
+        raise UsageError(
+            f"`{printable(str(workspace_dir), 200)}` is there already; the demo makes a workspace of its own",
+            hint="name a new folder, or leave it out for a temporary one",
+        )
     progress = progress or NullProgress()
     announce = announce or (lambda _: None)
     start = time.monotonic()
@@ -146,6 +157,10 @@ def demo(
         abilities=abilities,
         seconds=round(time.monotonic() - start, 1),
     )
+
+
+def _holds_something(folder: Path) -> bool:
+    return os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def _measure(

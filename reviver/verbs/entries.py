@@ -93,6 +93,7 @@ def result_of(fact: Fact, before: Observation, after: Observation) -> FactResult
         before=answer(before),
         after=answer(after),
         success=after.said_new,
+        known=before.said_new,
         paraphrases={"before": before.paraphrases, "after": after.paraphrases} if after.paraphrases else None,
         neighbors={"before": before.neighbors, "after": after.neighbors} if after.neighbors else None,
     )

@@ -10,7 +10,7 @@ from reviver.checkpoint.delta import Delta
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.editing.model import EditableModel
 from reviver.errors import CheckFailedError
-from reviver.evaluation.counterfact import counterfact_scores, measure_facts, neighbors_said
+from reviver.evaluation.counterfact import counterfact_scores, measure_facts
 from reviver.evaluation.fluency import fluency_prompts, fluency_scores
 from reviver.evaluation.gates import Gate, GateOutcome, check_gates, parse_gates
 from reviver.evaluation.perplexity import row_perplexity, text_rows, written_rows
@@ -72,13 +72,24 @@ class GateKeeper:
         if "retained" in self._wanted:
             renewed = {fact.key for fact in facts}
             self._earlier = [one.fact for key, one in known_facts(chain).items() if key not in renewed]
-        if self._wanted & _FACTS:
-            self._base_said = neighbors_said(model, facts)
         if "perplexity" in self._wanted:
             self._rows = written_rows(model) if self._text is None else text_rows(model, self._text.texts)
 
-    def see_parent(self, model: EditableModel, folder: CheckpointFolder, names: Sequence[str], deltas: Deltas) -> None:
-        """Measure the parent, which the model holds, where a gate is relative to it; arguments as in `judge`."""
+    def see_parent(
+        self,
+        model: EditableModel,
+        folder: CheckpointFolder,
+        names: Sequence[str],
+        deltas: Deltas,
+        base_said: Sequence[Sequence[bool]],
+    ) -> None:
+        """Measure the parent, which the model holds, where a gate is relative to it.
+
+        Args:
+            model, folder, names, deltas: as in `judge`.
+            base_said: for each fact which of its neighbours the base answers rightly.
+        """
+        self._base_said = base_said
         relative = {gate.metric for gate in self.gates if gate.relative}
         self._parent = self._measure(relative, model, folder, names, deltas)
 

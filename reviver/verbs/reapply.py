@@ -78,7 +78,7 @@ def reapply(
         Also what `apply` raises.
     """
     workspace = Workspace.open(workspace_dir)
-    version = (workspace if from_workspace is None else Workspace.open(from_workspace)).version(name)
+    version = (workspace if from_workspace is None else _other_workspace(from_workspace)).version(name)
     manifest = version.manifest
     if manifest.editor.name in MADE_FROM_PATCHES:
         raise WorkspaceError(
@@ -117,6 +117,13 @@ def reapply(
         applied=applied,
         warnings=tuple(_warnings(manifest, pin)),
     )
+
+
+def _other_workspace(folder: Path) -> Workspace:
+    try:
+        return Workspace.open(folder)
+    except WorkspaceError as error:
+        raise WorkspaceError(error.message, hint="check `--from-workspace`", path=folder) from error
 
 
 def _settings_of(manifest: Manifest) -> dict[str, Any]:

@@ -215,19 +215,21 @@ class Remaker:
     ) -> tuple[Measured, Outcomes]:
         """Ask the model about the facts on the parent and on the new version."""
         from reviver.editing.versions import VersionModel
+        from reviver.evaluation.counterfact import neighbors_said
         from reviver.evaluation.outcomes import observe, summarize
         from reviver.verbs.entries import environment_of, metrics_of, result_of
 
         facts = with_own_ids([*holds, *dropped])
         versions = VersionModel(self.workspace, self.settings)
+        base_said = neighbors_said(versions.model, holds)
         before = observe(versions.put(self.parent, self.deltas), facts)
         model = versions.put("", chain)
         after = observe(model, facts)
         results = [result_of(fact, old, new) for fact, old, new in zip(facts, before, after, strict=True)]
         count = len(holds)
         outcomes = Outcomes(
-            before=summarize(before[:count], before[:count]),
-            after=summarize(before[:count], after[:count]),
+            before=summarize(before[:count], before[:count], base_said),
+            after=summarize(before[:count], after[:count], base_said),
             results=tuple(results[:count]),
             dropped=tuple(results[count:]),
         )

@@ -138,7 +138,7 @@ def _taken(version: Version, facts: Sequence[str], remaker: Remaker) -> TakenBac
         if id not in standing.facts:
             raise WorkspaceError(
                 f"{version.name} has no fact `{shown(id)}`",
-                hint=f"`reviver show {version.name} --facts --json` lists them with their ids",
+                hint=f"`reviver show {version.name} --facts` lists them with their ids",
                 version=version.name,
             )
         if id not in standing.active:

@@ -73,8 +73,9 @@ def tag(workspace_dir: Path, name: str, version: str = "head") -> TagReport:
         tags = read_tags(workspace.tags_file)
         before = tags.get(name)
         if before is not None and before != id:
+            (named,) = _described(workspace, {name: before})
             raise WorkspaceError(
-                f"the tag `{name}` names the version {before[:12]} already",
+                f"the tag `{name}` names {named.version or f'the version {before[:12]}'} already",
                 hint=f"take it away first with `reviver tag --delete {name}`",
                 name=name,
             )

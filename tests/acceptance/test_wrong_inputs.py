@@ -200,5 +200,8 @@ def test_wrong_sources_and_places(prepared: Path, tmp_path: Path, capsys: pytest
         _check(capsys, [*arguments, "-C", str(tmp_path)], 1, "is not a workspace")
     other = make_checkpoint(tmp_path / "other", seed=1)
     before = _contents(prepared / "workspace")
+    _check(capsys, ["demo", str(prepared / "workspace")], 2, "is there already")
+    elsewhere = ["--from-workspace", str(tmp_path)]
+    _check(capsys, ["reapply", "v1", *elsewhere, "-C", str(prepared / "workspace")], 1, "check `--from-workspace`")
     _check(capsys, ["init", str(other), "-C", str(prepared / "workspace")], 1, "pinned to")
     assert _contents(prepared / "workspace") == before

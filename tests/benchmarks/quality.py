@@ -32,7 +32,8 @@ def measure(
     patient.rewind()
     before = observe(patient.model, facts)
     layers = patient.edit(facts, round_size=arguments.round_size, weight=arguments.weight, **case)  # type: ignore[arg-type]
-    summary = asdict(summarize(before, observe(patient.model, facts)))
+    after = observe(patient.model, facts)
+    summary = asdict(summarize(before, after, [one.neighbors for one in before]))
     figures = {name: float(summary[name]) for name in SHARES if summary[name] is not None}
     norms = [edited.total.norm() / float(torch.linalg.vector_norm(edited.base_DE)) for edited in layers]
     return {**figures, "relative_norm": max(norms), "perplexity": perplexity(patient.model, texts)}

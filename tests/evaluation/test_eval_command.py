@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 from second_reader import Outcome, open_folder
-from tiny_models import FACTS, write_facts
+from tiny_models import FACTS, WORDS, write_facts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reviver.editing import versions
 from reviver.editing.model import EditableModel
-from reviver.evaluation.scores import answers
+from reviver.evaluation.scores import answers, score_continuations
+from reviver.history.workspace import Workspace
 
 Call = Callable[..., Outcome]
 
@@ -137,7 +138,7 @@ def test_human_output(workspace: Path, tmp_path: Path, call: Call) -> None:
     for text in ("counterfact: 4 facts", "ES", "NS", "fluency", "perplexity", "norm growth", "pairs: 1 pair", "v1  "):
         assert text in done.stdout
     shown = call("show", "-C", workspace)
-    assert "counterfact of 2" in shown.stdout and "norm_growth" in shown.stdout
+    assert "counterfact of 2" in shown.stdout and "norm growth" in shown.stdout
 
 
 def test_a_forged_evaluation_is_a_warning_of_show(workspace: Path, call: Call) -> None:
@@ -254,12 +255,69 @@ def test_a_gate_that_holds_is_kept_in_the_manifest(workspace: Path, tmp_path: Pa
     assert suites[1]["metrics"]["norm_growth"] == pytest.approx(report["gates"][3]["value"], abs=1e-6)
 
 
+def test_neighbours_are_those_that_the_base_answers_whoever_counts_them(
+    workspace: Path, tmp_path: Path, call: Call
+) -> None:
+    base = open_folder(Path(Workspace.open(workspace).pin().folder))
+    prompts = [f"{one} {other}" for one in ("The river", "Mara Venn", "Calmar") for other in WORDS.split()]
+    neighbors = [
+        {"prompt": prompt, "answer": answer}
+        for prompt, answer in zip(prompts, answers(base, prompts, tokens=1), strict=True)
+        if answer.isprintable() and answer.strip()
+    ]
+    facts = tmp_path / "facts.jsonl"
+    facts.write_text(json.dumps({**FACTS[2], "target_new": "Brundia", "neighborhood_prompts": neighbors}) + "\n")
+    gate = ["--gate", "neighbors_kept>=0", "--no-checkpoint"]
+    done = call("apply", facts, "-C", workspace, *gate, "--json")
+    assert done.code == 0, done.stderr
+    report = json.loads(done.stdout)
+    shares = report["summary"]
+    (suite,) = json.loads(call("eval", "-C", workspace, "--suite", "counterfact", "--facts", facts, "--json").stdout)[
+        "suites"
+    ]
+    measured = suite["metrics"]
+    assert shares["neighbors_kept"] == pytest.approx(measured["neighbors_kept"], abs=1e-6)
+    assert shares["neighbors"] == measured["neighbors_known"]
+    assert report["gates"][0]["value"] == shares["neighbors_kept"]
+    # The versions below had lost some of them.
+    assert 0 < sum(report["results"][0]["neighbors"]["before"]) < shares["neighbors"]
+    # A version that was made from patches counts the same.
+    outcomes = json.loads(call("revert", "v2", "-C", workspace, "--json").stdout)["outcomes"]
+    assert outcomes["before"]["neighbors_kept"] == shares["neighbors_kept"]
+    assert outcomes["after"]["neighbors"] == shares["neighbors"]
+
+
+def test_what_the_parent_says_already_is_told(workspace: Path, tmp_path: Path, call: Call) -> None:
+    """As on a new release of the model, which has learnt some of the facts."""
+    head = open_folder(workspace / "checkpoints" / "v2")
+    asked = [(form, word) for form in ("The river {}", "{} is", "Calmar {}") for word in dict.fromkeys(WORDS.split())]
+    prompts = [form.format(word) for form, word in asked]
+    said = answers(head, prompts, tokens=1)
+    scores = score_continuations(head, list(zip(prompts, said, strict=True)))
+    prompt, subject, target = next(
+        (*one, answer)
+        for one, answer, score in zip(asked, said, scores, strict=True)
+        if score.exact and answer.isalnum()
+    )
+    other = {**FACTS[1], "subject": "Ilva", "target_new": "Calmar"}
+    facts = write_facts(tmp_path / "facts.jsonl", ({"prompt": prompt, "subject": subject, "target_new": target}, other))
+    report = json.loads(call("apply", facts, "-C", workspace, "--json").stdout)
+    assert [one["known"] for one in report["results"]] == [True, False]
+    assert report["summary"]["known"] == 1
+    lines = (workspace / "edits" / "v3" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["known"] for line in lines] == [True, False]
+    assert json.loads((workspace / "edits" / "v3" / "manifest.json").read_bytes())["metrics"]["known"] == 1
+    again = call("reapply", "v3", "--onto", "v2", "-C", workspace)
+    assert "v2 says 1 of these facts already" in again.stdout and "known before" in again.stdout
+    assert "1 known before" in call("show", "-C", workspace).stdout
+
+
 def test_a_version_that_misses_a_gate_is_not_made(workspace: Path, tmp_path: Path, call: Call) -> None:
     facts = write_facts(tmp_path / "facts.jsonl", FACTS[:1])
     before = _contents(workspace)
-    done = call("apply", facts, "-C", workspace, "--gate", "efficacy>=1.5, es >= 0,norm_growth<=0.5x")
+    done = call("apply", facts, "-C", workspace, "--gate", "efficacy>1, es >= 0,norm_growth<=0.5x")
     assert (done.code, done.stdout) == (3, "")
-    assert "v3 misses 2 gates of 3 and was not made: efficacy>=1.5" in done.stderr
+    assert "v3 misses 2 gates of 3 and was not made: efficacy>1" in done.stderr
     assert ".reviver/refused-v3.json" in done.stderr
     after = _contents(workspace)
     changed = {name for name in after if after[name] != before.get(name)}
@@ -287,12 +345,12 @@ def test_a_version_that_misses_a_gate_is_not_made(workspace: Path, tmp_path: Pat
 def test_a_gate_that_does_not_parse_is_told_before_anything_is_read(
     arguments: list[str], code: int, said: str, workspace: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from reviver.verbs import apply
+    from reviver.verbs import edit
 
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(apply, "open_pinned", fail)
+    monkeypatch.setattr(edit, "open_pinned", fail)
     before = _contents(workspace)
     # Not even the facts are looked for.
     done = call("apply", "nowhere.jsonl", "-C", workspace, *arguments)

@@ -39,6 +39,7 @@ def test_several_gates_with_and_without_spaces() -> None:
         ("es>=0.9, perplexty<=1", 10, "there is no metric `perplexty`"),
         ("es>=1e999", 5, "too large"),
         ("es>=0.9 x", 9, "a comma was expected"),
+        ("norm_growth<=2,es>=95", 20, "`es` is a share, from 0 to 1"),
         ("es>=\x1b[31m", 5, "\\x1b[31m"),
     ],
 )
@@ -51,13 +52,21 @@ def test_what_does_not_parse_names_the_place(text: str, position: int, said: str
     assert caught.value.hint
 
 
-GATES = st.builds(
-    Gate,
-    metric=st.sampled_from(sorted(METRICS)),
-    comparison=st.sampled_from([">=", "<=", ">", "<"]),
-    # What six digits can say: `%g` writes no more.
-    bound=st.integers(0, 99_999).map(lambda number: number / 1000),
-    relative=st.booleans(),
+def _gates(metrics: list[str], relative: st.SearchStrategy[bool], largest: int) -> st.SearchStrategy[Gate]:
+    return st.builds(
+        Gate,
+        metric=st.sampled_from(metrics),
+        comparison=st.sampled_from([">=", "<=", ">", "<"]),
+        # What six digits can say: `%g` writes no more.
+        bound=st.integers(0, largest).map(lambda number: number / 1000),
+        relative=relative,
+    )
+
+
+GATES = st.one_of(
+    _gates(sorted(METRICS), st.just(True), 99_999),
+    _gates(sorted(METRICS), st.just(False), 1000),
+    _gates(["perplexity", "fluency", "norm_growth"], st.just(False), 99_999),
 )
 
 

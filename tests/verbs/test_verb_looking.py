@@ -29,7 +29,7 @@ def test_status_of_a_fresh_workspace(workspace: Workspace, check: Check) -> None
     fields = check(
         workspace,
         "status",
-        human=["base      tiny/base (2 edited tensors)", "head      v0 (0 facts on the base)", "nothing was touched"],
+        human=["base      tiny/base (2 edited tensors)", "head      v0 (0 facts applied)", "nothing was touched"],
         stderr=["hint: write facts into the model with `reviver apply FACTS`"],
         quiet="v0",
     )
@@ -42,7 +42,7 @@ def test_status_of_a_history(chained: Workspace, check: Check) -> None:
     fields = check(
         chained,
         "status",
-        human=["head      v3: branch (3 facts on the base)", "versions  3, 2 checkpoints written"],
+        human=["head      v3: branch (3 facts applied)", "versions  3, 2 checkpoints written"],
         stderr=["hint: see what changed with `reviver diff base v3`, or share it with `reviver push`"],
         quiet="v3",
     )
@@ -189,7 +189,15 @@ def test_show(chained: Workspace, check: Check) -> None:
         chained,
         "show",
         "v1",
-        human=[f"v1  {version.id}", "filter      revive, rank 2", "Oslo lies in", "Italy", workspaces.FIRST, "2 facts"],
+        human=[
+            f"v1  {version.id}",
+            "filter      revive, rank 2",
+            "measured    efficacy 100.0%\n",
+            f"{version.facts()[1].id}  Oslo lies in",
+            "0.010    0.980  ✓",
+            workspaces.FIRST,
+            "2 facts",
+        ],
         quiet=version.id,
     )
     assert (fields["version"], fields["parent"], fields["head"]) == ("v1", "v0", False)

@@ -10,6 +10,7 @@ import pytest
 
 from reviver.editing.editors import Editor, editor_names, get_editor
 from reviver.errors import EditorError, SettingsError, UsageError
+from reviver.settings import describe
 
 BUILT_IN = ("memit", "rect", "prune", "alphaedit", "nse", "ultraedit")
 
@@ -49,6 +50,7 @@ def test_the_built_in_editors() -> None:
         for each in fields(editor.settings_type):
             assert each.metadata["description"]
         assert editor.settings() == editor.settings_type()
+        assert f"`{name}`" in describe("apply.editor")
 
 
 def test_listing_imports_no_editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,201 @@
+"""What an `apply` works with: base, parent, editor, filter, ranks and rounds, settled before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from reviver.checkpoint.folder import CheckpointFolder
+from reviver.checkpoint.pin import BasePin
+from reviver.editing.base import open_base, saved_preset
+from reviver.editing.editors import Editor, get_editor
+from reviver.editing.model import choose_device, choose_dtype
+from reviver.editing.preparation import Preparation
+from reviver.editing.presets import Preset
+from reviver.editing.ranks import Ranks
+from reviver.editing.rounds import RoundSettings
+from reviver.editing.session import FilterChoice, choose_ranks, split_rounds
+from reviver.editing.targets import TargetSettings
+from reviver.errors import WorkspaceError
+from reviver.facts.checks import already_set, already_set_warning, shared_warning, subjects_shared
+from reviver.facts.fact import facts_to_jsonl
+from reviver.facts.reader import FactFile
+from reviver.files import canonical_json, sha256_bytes
+from reviver.history.chain import known_facts
+from reviver.history.manifest import ManifestEditor, ManifestFilter
+from reviver.history.version import Version
+from reviver.history.workspace import Workspace
+from reviver.settings import Settings
+from reviver.text import plural
+from reviver.verbs.plan import ApplyPlan, make_plan
+
+
+class Terms:
+    """What one `apply` works with.
+
+    Args:
+        workspace: an initialised workspace.
+        file: the facts.
+        parent: the version to stand on, as a person names it.
+        settings: editor, filter, rounds, device.
+
+    Attributes:
+        workspace, file, settings: as given.
+        pin, folder, preset, preparation: the base and what `init` made of it.
+        device: where the model is to be.
+        parent: the version's name.
+        chain: its versions, oldest first.
+        editor, editor_settings: the editor; what it is told.
+        filter, ranks: what is protected; by tensor, None without a filter.
+        rounds: the facts, those of a round together.
+
+    Raises:
+        WorkspaceError: the workspace is not prepared.
+        VersionNotFoundError, ManifestError, BaseMismatchError: there is no such parent, or it or the base is damaged.
+        UsageError, EditorError, SettingsError: there is no such editor, or its settings are wrong.
+    """
+
+    def __init__(self, workspace: Workspace, file: FactFile, parent: str, settings: Settings) -> None:
+        self.workspace = workspace
+        self.file = file
+        self.settings = settings
+        self.pin: BasePin = workspace.pin()
+        if not self.pin.edited:
+            raise WorkspaceError("this workspace is not prepared yet", hint="finish it with `reviver init MODEL`")
+        self.folder: CheckpointFolder = open_base(self.pin)
+        self.preset: Preset = saved_preset(self.pin, self.folder)
+        self.device = choose_device(settings.apply.device)
+        self.parent = workspace.resolve(parent)
+        self.chain: list[Version] = workspace.chain(self.parent)
+        self.editor: Editor = get_editor(settings.apply.editor)
+        self.editor_settings = self._chosen_editor_settings()
+        self.preparation = Preparation(workspace, self.pin, self.folder)
+        if self.editor.needs_second_moment and self.preparation.missing_moments():
+            raise WorkspaceError("second moments are missing", hint="finish the preparation with `reviver init MODEL`")
+        energy = settings.apply.energy
+        self.filter = FilterChoice(
+            name=settings.apply.filter,
+            rank=None if energy is not None else settings.apply.rank or self.preset.rank,
+            energy=energy,
+        )
+        self.ranks = choose_ranks(self.preparation, self.filter, self.device)
+        self.rounds = split_rounds(file.facts, settings.apply.round_size)
+
+    def _chosen_editor_settings(self) -> object:
+        """Return the editor's settings: the model's preset, and over it what `reviver.toml` tells this editor."""
+        name = self.editor.name
+        return self.editor.settings({**self.preset.editors.get(name, {}), **self.settings.editors.get(name, {})})
+
+    def warnings(self) -> list[str]:
+        """Return what a person should know of the facts and ranks, a line each."""
+        in_force = [known.fact for known in known_facts(self.chain).values()]
+        texts = [already_set_warning(already_set(self.file.facts, in_force))]
+        texts += [shared_warning(subjects_shared(facts)) for facts in self.rounds]
+        if self.file.rejected:
+            texts.append(f"{plural(len(self.file.rejected), 'record')} set aside")
+        for name, choice in self.ranks.items():
+            if choice.moved_from is not None:
+                texts.append(
+                    f"rank {choice.moved_from} of `{name}` falls into a cluster; k = {choice.rank} protects all of it"
+                )
+        return [*self.file.warnings, *(text for text in texts if text is not None)]
+
+    def plan(self, *, checkpoint: bool, processes: Ranks) -> ApplyPlan:
+        """Return what is going to be done.
+
+        Args:
+            checkpoint: whether one is written.
+            processes: those of this run.
+        """
+        stored = self.folder.entry(self.pin.edited[0]).dtype
+        return make_plan(
+            root=self.workspace.root,
+            version=f"v{self.workspace.next_number()}",
+            parent=self.parent,
+            pin=self.pin,
+            folder=self.folder,
+            preset=self.preset,
+            settings=self.settings,
+            facts=self.file.facts,
+            ranks=self.ranks,
+            editor=self.editor,
+            checkpoint=checkpoint,
+            device=self.device,
+            dtype=choose_dtype(self.settings.apply.dtype, self.device, stored),
+            processes=processes.size,
+            warnings=self.warnings(),
+        )
+
+    @property
+    def moment_weight(self) -> float:
+        """λ: what second moments weigh."""
+        return self.settings.moments.weight or self.preset.moment_weight
+
+    def targets(self) -> TargetSettings:
+        """Return how targets are sought: the settings, and where they are silent the preset."""
+        wanted, preset = self.settings.targets, self.preset
+
+        def chosen(value: float | None, default: float) -> float:
+            return default if value is None else value
+
+        return TargetSettings(
+            steps=wanted.steps or preset.steps,
+            learning_rate=chosen(wanted.learning_rate, preset.learning_rate),
+            clamp=chosen(wanted.clamp, preset.clamp),
+            weight_decay=chosen(wanted.weight_decay, preset.weight_decay),
+            kl=chosen(wanted.kl, preset.kl),
+            stop_loss=wanted.stop_loss,
+        )
+
+    def round_settings(self) -> RoundSettings:
+        """Return how every round is done."""
+        return RoundSettings(
+            editor=self.editor,
+            editor_settings=self.editor_settings,
+            filter=self.filter.name,
+            targets=self.targets(),
+            maximum_relative_norm=self.settings.apply.maximum_relative_norm,
+        )
+
+    def manifest_editor(self) -> ManifestEditor:
+        """Return the editor with all its settings, as the manifest keeps it."""
+        return ManifestEditor(
+            name=self.editor.name,
+            reference_url=self.editor.reference_url,
+            settings={
+                **asdict(self.editor_settings),  # type: ignore[call-overload]
+                "layers": list(self.pin.layers),
+                "moment_weight": self.moment_weight,
+                "preset": self.preset.name,
+                "round_size": self.settings.apply.round_size,
+                "targets": {key: value for key, value in asdict(self.targets()).items() if key != "token_budget"},
+            },
+        )
+
+    def manifest_filter(self) -> ManifestFilter:
+        """Return the filter as the manifest keeps it."""
+        if self.filter.name == "none":
+            return ManifestFilter(name="none", rank=None, energy=None)
+        return ManifestFilter(name=self.filter.name, rank=self.filter.rank, energy=self.filter.energy)
+
+    def fingerprint(self, prefixes: Sequence[str], environment: object) -> str:
+        """Return a hash of everything that decides what the rounds give, to the bit.
+
+        Args:
+            prefixes: the contexts of the facts.
+            environment: of the model (`environment_of`).
+        """
+        decides = {
+            "parent": self.workspace.version_id(self.parent),
+            "facts": sha256_bytes(facts_to_jsonl(self.file.facts)),
+            "editor": self.editor.name,
+            "settings": self.manifest_editor().settings,
+            "filter": self.filter.name,
+            "ranks": {name: choice.rank for name, choice in self.ranks.items()},
+            "moments": [
+                self.preparation.moments.record(name, self.pin.tensor_sha256[name]) for name in self.pin.edited
+            ],
+            "prefixes": list(prefixes),
+            "environment": environment,
+        }
+        return sha256_bytes(canonical_json(decides))

@@ -93,6 +93,10 @@ class ResourceError(ReviverError):
     """A device, memory or disk space that the work needs is not there."""
 
 
+class UnfinishedError(ResourceError):
+    """The operation is done and need not be run again; the disk kept it from being logged, or from tidying up."""
+
+
 class RankError(ReviverError):
     """Another process of the same run ended before the work was done."""
 

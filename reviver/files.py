@@ -64,13 +64,6 @@ def fsync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def normal_mode() -> int:
-    """Return the mode that a newly made file would have under the user's umask (temporary files are made with 0600)."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
 def partial_path(path: Path) -> Path:
     """Return a fresh name beside `path` for a file that is being made: hidden, and ending in `.partial`."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")

@@ -55,6 +55,10 @@ def _render(console: Console, report: StatusReport) -> None:
         console.print(
             f"leftover  {plural(len(report.leftovers), 'half-made file')}; the next writing command removes it"
         )
+    if report.rounds_kept:
+        console.print(
+            f"waiting   {plural(report.rounds_kept, 'finished round')} of an `apply` that can be run again to go on"
+        )
     if report.clean:
         console.print("nothing was touched (size and time; `reviver verify` reads every byte)")
 

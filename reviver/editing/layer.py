@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from reviver.editing.accumulation import Accumulation
@@ -93,8 +94,8 @@ class EditedLayer:
         asked = balance(left_DR, right_RE)
         if self.basis is not None and self.rank is not None:
             left_DR, right_RE = filter_factors(left_DR, right_RE, self.basis, self.rank)
-        left_DR, right_RE = balance(left_DR, right_RE)
-        self.put(Addition(asked=(asked[0].float(), asked[1].float()), filtered=(left_DR.float(), right_RE.float())))
+        filtered = balance(left_DR, right_RE)
+        self.put(Addition(asked=_as_saved(asked), filtered=_as_saved(filtered)))
 
     def put(self, addition: Addition) -> None:
         """Add what was filtered already; the same additions in the same order give the same bits."""
@@ -108,3 +109,9 @@ class EditedLayer:
         self.total.add_factors(*addition.filtered)
         left_DR, right_RE = addition.filtered
         self.live_DE += left_DR.to(self.live_DE) @ right_RE.to(self.live_DE)
+
+
+def _as_saved(factors: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return factors that lie in memory as they do when they come from a file; else products with them differ in the last bit."""
+    left_DR, right_RE = (factor.float().clone(memory_format=torch.contiguous_format) for factor in factors)
+    return left_DR, right_RE

@@ -16,6 +16,7 @@ from reviver.editing.model import TORCH_DTYPES, EditableModel
 from reviver.editing.moments import MomentSums, add_moments, moments_record
 from reviver.editing.store import MatrixStore
 from reviver.errors import NumericsError, WorkspaceError
+from reviver.history.intent import remove_tree
 from reviver.history.workspace import Workspace
 from reviver.progress import Progress
 from reviver.spectral.basis import SpectralBasis, compute_basis
@@ -52,9 +53,8 @@ class Preparation:
             lambda name: _beside(workspace.statistics / "factors", workspace.statistics_file(name)),
             "factor of the second moment",
         )
-        self._partial = MatrixStore(
-            lambda name: _beside(workspace.staging, workspace.statistics_file(name)), "partial sum"
-        )
+        self._sums = workspace.sums
+        self._partial = MatrixStore(lambda name: _beside(self._sums, workspace.statistics_file(name)), "partial sum")
 
     # Spectral bases.
 
@@ -170,9 +170,15 @@ class Preparation:
             self.moments.save(
                 name, self.pin.tensor_sha256[name], {"second_moment": moment_II}, moments_record(corpus, sums)
             )
-        for layer in layers:
-            self._partial.drop(names[layer])
         return sums.tokens
+
+    def forget_sums(self) -> None:
+        """Remove what an interrupted pass left to go on from.
+
+        Raises:
+            ResourceError: it cannot be removed.
+        """
+        remove_tree(self._sums)
 
     def _save_partial(self, sums: MomentSums, corpus: Corpus, names: dict[int, str]) -> None:
         for layer, matrix in sums.sums.items():

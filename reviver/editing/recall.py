@@ -25,6 +25,7 @@ from reviver.editing.store import MatrixStore
 from reviver.errors import ManifestError, WorkspaceError
 from reviver.facts.fact import Fact
 from reviver.history.chain import chain_deltas, known_facts
+from reviver.history.manifest import Manifest
 from reviver.history.version import Version
 from reviver.history.workspace import Workspace
 
@@ -113,7 +114,7 @@ class Recall:
         put_version(model, self.preparation.folder, {edited.name: deltas.get(edited.name, ()) for edited in layers})
         states = SubjectStates(model, facts, _prefixes_of(version))
         keys = {edited.name: states.measure(edited.layer)[0].cpu() for edited in layers}
-        self._save(version.id, {name: {"keys": keys_IN} for name, keys_IN in keys.items()})
+        self._save(self._store(version.id), version.id, {name: {"keys": keys_IN} for name, keys_IN in keys.items()})
         return keys
 
     def _recall_snapshot(self, layers: Sequence[EditedLayer], chain: Sequence[Version]) -> None:
@@ -160,8 +161,8 @@ class Recall:
 
     # After an edit.
 
-    def save(self, version_id: str, layers: Sequence[EditedLayer]) -> None:
-        """Save a version's part of the memory; before the version is committed, so that none is ever without it.
+    def save(self, manifest: Manifest, layers: Sequence[EditedLayer]) -> None:
+        """Save the part of a version that is about to be committed; it is in its place when the version is.
 
         Raises:
             ResourceError: the disk is full or cannot be written to.
@@ -172,10 +173,9 @@ class Recall:
             }
         else:
             parts = {edited.name: edited.memory.tensors() for edited in layers if isinstance(edited.memory, Snapshot)}
-        self._save(version_id, parts)
+        self._save(self._store(self.workspace.memory_draft(manifest.version).name), manifest.id, parts)
 
-    def _save(self, version_id: str, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
-        store = self._store(version_id)
+    def _save(self, store: MatrixStore, version_id: str, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
         for name, tensors in parts.items():
             record = {"editor": self.editor.name, "version_id": version_id}
             store.save(name, self._fingerprint(name), tensors, record)

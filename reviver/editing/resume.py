@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from reviver.editing.editors.base import Editor, Snapshot
 from reviver.editing.layer import Addition, EditedLayer
 from reviver.editing.rounds import RoundRecord
+from reviver.editing.store import write_tensors
 from reviver.files import disk_error, pretty_json, sha256_file, write_atomic
 from reviver.history.intent import remove_tree
 
@@ -67,16 +68,18 @@ class FinishedRounds:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             told.unlink(missing_ok=True)
-            save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, values)
-            digest = sha256_file(values)
         except OSError as error:
             raise disk_error(error, self.folder) from error
+        _, digest = write_tensors(values, tensors)
         write_atomic(told, pretty_json({"schema": SCHEMA, "job": self.job, "sha256": digest, "round": asdict(record)}))
 
     def restore(self, layers: Sequence[EditedLayer]) -> list[RoundRecord]:
         """Put every finished round of this job back into the layers, and return their records, oldest first.
 
         Rounds of another job, and whatever stands behind a gap or a damaged file, are removed.
+
+        Raises:
+            ResourceError: something cannot be removed.
         """
         records: list[RoundRecord] = []
         if not self.folder.is_dir():
@@ -89,7 +92,7 @@ class FinishedRounds:
         kept = {path.name for number in range(1, len(records) + 1) for path in self._files(number)}
         for path in self.folder.iterdir():
             if path.name not in kept:
-                path.unlink(missing_ok=True)
+                remove_tree(path)
         return records
 
     def _load(self, number: int) -> tuple[RoundRecord, dict[str, Tensor]] | None:
@@ -112,13 +115,13 @@ class FinishedRounds:
 
 
 def _put_back(edited: EditedLayer, tensors: dict[str, Tensor], editor: Editor) -> None:
-    """Do to a layer what a saved round did to it."""
+    """Do to a layer what a saved round did to it, with copies that lie in memory as what was solved for does."""
     device = edited.live_DE.device
     index = 0
     while f"{edited.layer}.{index}.filtered.0" in tensors:
         sides = [
             tuple(
-                tensors[name].to(device)
+                tensors[name].to(device, copy=True)
                 for name in (f"{edited.layer}.{index}.{kind}.{side}" for side in (0, 1))
                 if name in tensors
             )

@@ -7,17 +7,17 @@ whose fingerprint is another tensor's is refused by name, since a foreign second
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from reviver.checkpoint.tensor_file import write_tensor_file
 from reviver.errors import BaseMismatchError, WorkspaceError
-from reviver.files import disk_error, fsync_folder, normal_mode, pretty_json, sha256_file, write_atomic
+from reviver.files import disk_error, fsync_folder, pretty_json, sha256_file, write_atomic
 
 SCHEMA = 1
 
@@ -44,11 +44,7 @@ class MatrixStore:
         partial = path.with_name(f".{path.name}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, partial)
-            partial.chmod(normal_mode())
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            digest = sha256_file(partial)
+            _, digest = write_tensors(partial, tensors)
             # The old record would vouch for the new bytes if it stayed.
             self._record_path(name).unlink(missing_ok=True)
             partial.replace(path)
@@ -117,7 +113,11 @@ class MatrixStore:
             raise WorkspaceError(f"the {self.noun} of `{name}` is not finite", hint="run `reviver init` again")
         return tensors, record
 
-    def drop(self, name: str) -> None:
-        """Remove what is kept for tensor `name`."""
-        self._record_path(name).unlink(missing_ok=True)
-        self.place(name).unlink(missing_ok=True)
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
+    """Write tensors as one safetensors file, atomically and durably; returns its size and SHA-256.
+
+    Raises:
+        ResourceError: the disk is full or cannot be written to.
+    """
+    return write_tensor_file(path, {key: tensor.detach().cpu().numpy() for key, tensor in tensors.items()})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reviver.errors import ManifestError
 from reviver.files import disk_error, fsync_folder
-from reviver.history.intent import recover, remove_tree, roll_forward, write_intent
+from reviver.history.intent import done, recover, remove_tree, roll_forward, write_intent
 from reviver.history.manifest import now
 from reviver.history.operations import Operation
 from reviver.history.stamps import write_stamps
@@ -32,12 +32,15 @@ class Draft:
     def __init__(self, workspace: Workspace, verb: str) -> None:
         self._workspace = workspace
         self._verb = verb
+        self._committed = False
         self.number = workspace.next_number()
         self.name = f"v{self.number}"
         self.edits_folder: Path = workspace.edits / f".{self.name}.partial"
         """Exists from the start."""
         self.checkpoint_folder: Path = workspace.checkpoints / f".{self.name}.partial"
         """Does not exist until somebody makes it; a draft without it commits a version without a checkpoint."""
+        self.memory_folder: Path = workspace.memory_draft(self.name)
+        """Likewise, for what an editor remembers of the version."""
         try:
             workspace.edits.mkdir(exist_ok=True)
             workspace.checkpoints.mkdir(exist_ok=True)
@@ -57,6 +60,7 @@ class Draft:
         Raises:
             ManifestError: a file of the version is missing, or the manifest belongs to another version.
             ResourceError: the disk is full or cannot be written.
+            UnfinishedError: the same, but the version exists.
         """
         from reviver.history.version import Version
 
@@ -77,6 +81,9 @@ class Draft:
         )
         try:
             sync_tree(self.edits_folder)
+            if self.memory_folder.is_dir():
+                sync_tree(self.memory_folder)
+                fsync_folder(places.memory)
             if with_checkpoint:
                 sync_tree(self.checkpoint_folder)
                 write_stamps(self._workspace.stamps, self.name, self.checkpoint_folder)
@@ -85,17 +92,21 @@ class Draft:
                 self.checkpoint_folder.rename(places.checkpoints / self.name)
                 fsync_folder(places.checkpoints)
             self.edits_folder.rename(places.edits / self.name)
-            fsync_folder(places.edits)
         except OSError as error:
             raise disk_error(error, places.edits / self.name) from error
-        roll_forward(places, intent)
+        with done(f"{self.name} is made and is the head"):
+            roll_forward(places, intent)
+        self._committed = True
         return Version(name=self.name, number=self.number, folder=places.edits / self.name, manifest=manifest)
 
     def close(self) -> None:
-        """Remove what is half made; called at the end of the context, after an error and after a commit alike."""
+        """Remove what is half made; called at the end of the context. After a commit there is nothing to do."""
+        if self._committed:
+            return
         places = self._workspace
         remove_tree(self.edits_folder)
         remove_tree(self.checkpoint_folder)
+        remove_tree(self.memory_folder)
         # An interrupt inside commit leaves the intent; finish or undo it now instead of in the next process.
         recover(places)
 

@@ -34,11 +34,11 @@ def read_head(places: Places) -> str:
             hint="write the name of a version from `reviver log` into it",
             path=places.head_file,
         )
-    there = _id_of(places, name)
+    there = id_of(places, name)
     if id is None or there == id:
         return name
     for other in sorted(os.listdir(places.edits)) if places.edits.is_dir() else ():
-        if _id_of(places, other) == id:
+        if id_of(places, other) == id:
             return other
     if there is None:
         return name
@@ -51,11 +51,11 @@ def read_head(places: Places) -> str:
 
 def write_head(places: Places, name: str) -> None:
     """Make `name` the current version; the caller holds the lock."""
-    id = _id_of(places, name)
+    id = id_of(places, name)
     write_atomic(places.head_file, f"{name}\n".encode() if id is None else f"{name}\n{id}\n".encode())
 
 
-def _id_of(places: Places, name: str) -> str | None:
+def id_of(places: Places, name: str) -> str | None:
     """Return a version's id as its manifest says; None for the base, and where it cannot be told."""
     if not is_version_name(name):
         return None

@@ -9,12 +9,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reviver.errors import BaseMismatchError, FactsError, ManifestError, VersionNotFoundError, WorkspaceError
+from reviver.errors import (
+    BaseMismatchError,
+    FactsError,
+    ManifestError,
+    ReviverError,
+    VersionNotFoundError,
+    WorkspaceError,
+)
 from reviver.files import CHUNK_BYTES, disk_error, fsync_folder, write_atomic, write_fully
 from reviver.history.chain import check_chain
 from reviver.history.draft import sync_tree
@@ -144,8 +151,11 @@ def take_in(workspace: Workspace, arrivals: Sequence[Arrival], pin: BasePin) -> 
         # From here on it has happened: a process that dies now leaves the rest to the next one that takes the lock.
         write_intent(workspace, intent)
         roll_forward(workspace, intent)
-    finally:
-        recover(workspace)
+    except BaseException:
+        with suppress(ReviverError):
+            recover(workspace)
+        raise
+    recover(workspace)
     return warnings
 
 

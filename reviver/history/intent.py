@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from reviver.errors import ManifestError
+from reviver.errors import ManifestError, ResourceError, UnfinishedError
 from reviver.files import disk_error, fsync_folder, pretty_json, write_atomic
-from reviver.history.head import write_head
+from reviver.history.head import id_of, write_head
 from reviver.history.manifest import is_version_name, version_number
 from reviver.history.operations import Operation, append_operation, read_operations
 from reviver.history.places import Places
@@ -43,13 +44,41 @@ def has_happened(places: Places, intent: Operation) -> bool:
 
 
 def write_intent(places: Places, intent: Operation) -> None:
-    """Write the intent, durably."""
-    write_atomic(places.pending_file, pretty_json(intent.to_record()))
+    """Write the intent, durably; after an error there is none."""
+    try:
+        write_atomic(places.pending_file, pretty_json(intent.to_record()))
+    except ResourceError:
+        with suppress(ResourceError):
+            remove_intent(places)
+        if not os.path.lexists(places.pending_file):
+            raise
+        # It has its name and cannot be taken away again, so it counts.
+
+
+@contextmanager
+def done(what: str) -> Iterator[None]:
+    """Let an error of the disk say that the operation itself is done, so that nobody runs it twice.
+
+    Args:
+        what: what is done, as a sentence without a full stop.
+
+    Raises:
+        UnfinishedError: in place of a ResourceError.
+    """
+    try:
+        yield
+    except ResourceError as error:
+        raise UnfinishedError(
+            f"{what}, but something was left to do: {error.message}",
+            hint="do not run it again; mend the disk, and see with `reviver status` what is left",
+            **error.facts,
+        ) from error
 
 
 def roll_forward(places: Places, intent: Operation) -> None:
-    """Finish an operation that has happened: head, log, and the intent goes. Every step may be done twice."""
-    _move_arrivals(places, intent)
+    """Finish an operation that has happened: names, head, log, and the intent goes. Every step may be done twice."""
+    _settle_names(places, intent)
+    _settle_memory(places, intent)
     write_head(places, intent.head_after)
     operations = read_operations(places.operations_file)
     if not operations or operations[-1].number < intent.number:
@@ -57,11 +86,11 @@ def roll_forward(places: Places, intent: Operation) -> None:
     remove_intent(places)
 
 
-def _move_arrivals(places: Places, intent: Operation) -> None:
-    """Give the versions that an `import` made ready their names here, each after its parent."""
+def _settle_names(places: Places, intent: Operation) -> None:
+    """Make the names of new versions durable; those that an `import` made ready get them now, each after its parent."""
     arrivals = intent.detail.get("arrivals") if intent.verb == "import" else None
     if not isinstance(arrivals, dict):
-        return
+        arrivals = {}
     try:
         for name in sorted(filter(is_version_name, arrivals), key=version_number):
             ready = places.arrivals / str(arrivals[name])
@@ -70,6 +99,25 @@ def _move_arrivals(places: Places, intent: Operation) -> None:
         fsync_folder(places.edits)
     except OSError as error:
         raise disk_error(error, places.edits) from error
+
+
+def _settle_memory(places: Places, intent: Operation) -> None:
+    """Let what the editor remembers of a new version go by the version's id."""
+    if intent.version is None:
+        return
+    ready, id = places.memory_draft(intent.version), id_of(places, intent.version)
+    if id is None or ready.is_symlink() or not ready.is_dir():
+        return
+    try:
+        # One by one, since the same version may have been made before, under another name.
+        (places.memory / id).mkdir(exist_ok=True)
+        for path in sorted(ready.iterdir()):
+            path.replace(places.memory / id / path.name)
+        fsync_folder(places.memory / id)
+        ready.rmdir()
+        fsync_folder(places.memory)
+    except OSError as error:
+        raise disk_error(error, ready) from error
 
 
 def roll_back(places: Places, intent: Operation) -> None:
@@ -108,32 +156,61 @@ def recover(places: Places) -> list[str]:
     return removed
 
 
-def leftovers(places: Places) -> Iterator[Path]:
-    """Yield what dead processes left half made: every hidden `*.partial` at the places where reviver makes them."""
-    folders = [places.root, places.edits, places.checkpoints, places.private]
-    folders += [child for child in _entries(places.edits) if _is_folder(child) and not _is_partial(child)]
-    folders += [child for child in _entries(places.private) if _is_folder(child) and not _is_partial(child)]
-    for folder in folders:
-        yield from (child for child in _entries(folder) if _is_partial(child))
+def unborn(places: Places) -> str | None:
+    """Return the name of a version whose checkpoint may stand already while its edits do not: it does not exist.
+
+    Raises:
+        ManifestError: the intent is damaged.
+    """
+    intent = read_intent(places)
+    return None if intent is None or has_happened(places, intent) else intent.version
 
 
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
+def checkpoint_names(places: Places) -> list[str]:
+    """Return the names of versions that go with the checkpoints here, oldest first, whether these versions exist or not.
+
+    An unborn one is not among them: the next command that writes removes its checkpoint.
+
+    Raises:
+        ManifestError: the intent is damaged.
+    """
+    if not places.checkpoints.is_dir():
         return []
+    doomed = unborn(places)
+    names = (path.name for path in places.checkpoints.iterdir() if is_version_name(path.name))
+    return sorted((name for name in names if name != doomed), key=version_number)
 
 
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
+def leftovers(places: Places) -> Iterator[Path]:
+    """Yield what dead processes left half made: every hidden `*.partial` at the places where reviver makes them, and the checkpoint
+    of a version that was half committed.
+    """
+    with suppress(ManifestError):  # Whoever takes the lock is told that the intent is damaged.
+        name = unborn(places)
+        if name is not None and os.path.lexists(places.checkpoints / name):
+            yield places.checkpoints / name
+    for folder, depth in ((places.root, 0), (places.edits, 2), (places.checkpoints, 0), (places.private, 2)):
+        yield from _partials(folder, depth)
 
 
-def _is_partial(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".partial")
+def _partials(folder: Path, depth: int) -> Iterator[Path]:
+    """Yield the partial files and folders in a folder, and in those below it down to some depth; links are not followed."""
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name, is_folder in found:
+        if name.startswith(".") and name.endswith(".partial"):
+            yield folder / name
+        elif is_folder and depth:
+            yield from _partials(folder / name, depth - 1)
 
 
 def remove_tree(path: Path) -> None:
     """Remove a file, a link (never what it points to) or a folder with everything in it; nothing there is fine."""
+    if not os.path.lexists(path):
+        return  # A read-only disk would refuse to remove even that.
     try:
         if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,10 +125,7 @@ def _acquire(path: Path, verb: str) -> int:
         raise disk_error(error, path) from error
     try:
         _lock(descriptor)
-        holder = Holder(pid=os.getpid(), host=socket.gethostname(), verb=verb, since=now())
-        record = {"pid": holder.pid, "host": holder.host, "verb": holder.verb, "since": holder.since}
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, canonical_json(record) + b"\n", 0)
+        _write_holder(descriptor, verb)
     except BlockingIOError as error:
         os.close(descriptor)
         raise _locked_error(path) from error
@@ -145,6 +142,14 @@ def _acquire(path: Path, verb: str) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _write_holder(descriptor: int, verb: str) -> None:
+    """Say in the lock's file who holds it, where that can be: `gc` must be able to run on a disk without a free byte."""
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "verb": verb, "since": now()}
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, canonical_json(holder) + b"\n", 0)
 
 
 def _lock(descriptor: int) -> None:

@@ -1,16 +1,14 @@
 """The patch file of a version: float32 factors (or a dense delta) for every edited tensor, by its name on disk.
 
 For a tensor `[D0, D1]`: `<name>.left [D0, R]` and `<name>.right [R, D1]`, or `<name>.dense [D0, D1]`. The bytes follow
-from the deltas alone: tensors sorted by name, no metadata, the header padded to 8 bytes, as the safetensors library
-itself writes it.
+from the deltas alone: tensors sorted by name, no metadata (`write_tensor_file`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +16,9 @@ import numpy as np
 
 from reviver.checkpoint.delta import Delta, DenseDelta, Float32Array, LowRankDelta
 from reviver.checkpoint.header import TensorEntry, read_header
+from reviver.checkpoint.tensor_file import write_tensor_file
 from reviver.errors import BaseMismatchError, CheckpointError, ManifestError, NumericsError
-from reviver.files import CHUNK_BYTES, atomic_file, write_fully
+from reviver.files import CHUNK_BYTES
 from reviver.history.untrusted import DAMAGED_HINT, open_regular, shown
 
 LEFT, RIGHT, DENSE = ".left", ".right", ".dense"
@@ -54,34 +53,7 @@ def write_patch(path: Path, deltas: Mapping[str, Delta]) -> tuple[int, str]:
         raise ManifestError("a patch must change at least one tensor")
     if len(arrays) != sum(2 if isinstance(delta, LowRankDelta) else 1 for delta in deltas.values()):
         raise ManifestError("two tensors of the patch would go by one name")
-    digest = hashlib.sha256()
-    size = 0
-    with atomic_file(path) as file:
-        for chunk in _file_chunks(dict(sorted(arrays.items()))):
-            write_fully(file, chunk)
-            digest.update(chunk)
-            size += len(chunk)
-    return size, digest.hexdigest()
-
-
-def _file_chunks(arrays: Mapping[str, Float32Array]) -> Iterator[bytes]:
-    """Yield the bytes of a safetensors file in pieces of a few megabytes."""
-    header: dict[str, object] = {}
-    offset = 0
-    for name, values in arrays.items():
-        header[name] = {
-            "dtype": "F32",
-            "shape": list(values.shape),
-            "data_offsets": [offset, offset + values.nbytes],
-        }
-        offset += values.nbytes
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
-    for values in arrays.values():
-        step = max(1, CHUNK_BYTES // max(1, values.shape[1] * 4))
-        for first in range(0, values.shape[0], step):
-            yield np.ascontiguousarray(values[first : first + step], dtype="<f4").tobytes()
+    return write_tensor_file(path, arrays)
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,11 @@ class Places:
         return self.private / "staging"
 
     @property
+    def sums(self) -> Path:
+        """The running sums of second moments that are being computed."""
+        return self.staging / "sums"
+
+    @property
     def rounds(self) -> Path:
         """The finished rounds of an edit that is being made."""
         return self.staging / "rounds"
@@ -108,8 +113,15 @@ class Places:
         return self.statistics / _file_name(tensor)
 
     def memory_file(self, version_id: str, tensor: str) -> Path:
-        """Return where a version's part of the editor's memory of one tensor is kept; ids are hexadecimal digits."""
+        """Return where a version's part of the editor's memory of one tensor is kept; ids are hexadecimal digits.
+
+        The name of a `memory_draft` may stand for the id.
+        """
         return self.memory / version_id / _file_name(tensor)
+
+    def memory_draft(self, name: str) -> Path:
+        """Return where the memory of a version that is being made lies until the version exists."""
+        return self.memory / f".{name}.partial"
 
     def checkpoint(self, name: str) -> Path:
         """Return where the checkpoint of a version is, or would be."""

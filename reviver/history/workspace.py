@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reviver.errors import VersionNotFoundError, WorkspaceError
+from reviver.errors import ReviverError, VersionNotFoundError, WorkspaceError
 from reviver.files import disk_error, write_atomic
 from reviver.history import lock, names
 from reviver.history.draft import Draft
 from reviver.history.head import read_head
-from reviver.history.intent import has_happened, leftovers, read_intent, recover, roll_forward, write_intent
-from reviver.history.manifest import BASE_NAME, is_version_name, now
+from reviver.history.intent import (
+    checkpoint_names,
+    done,
+    has_happened,
+    leftovers,
+    read_intent,
+    recover,
+    roll_forward,
+    write_intent,
+)
+from reviver.history.manifest import BASE_NAME, is_version_name, now, version_number
 from reviver.history.operations import Operation, append_operation, read_operations
 from reviver.history.places import Places
 from reviver.history.untrusted import read_regular, shown
@@ -231,8 +240,7 @@ class Workspace(Places):
     def next_number(self) -> int:
         """Return the number of the next version: beyond all there are and all there ever were."""
         numbers = [int(name[1:]) for name in self.version_names()]
-        if self.checkpoints.is_dir():
-            numbers += [int(path.name[1:]) for path in self.checkpoints.iterdir() if is_version_name(path.name)]
+        numbers += map(version_number, checkpoint_names(self))
         for operation in self.operations():
             mentioned = (operation.version, operation.head_before, operation.head_after)
             numbers += [int(name[1:]) for name in mentioned if name]
@@ -268,8 +276,12 @@ class Workspace(Places):
             draft = Draft(self, verb)
             try:
                 yield draft
-            finally:
-                draft.close()
+            except BaseException:
+                # What cannot be removed now is told by `status`, and the next command that writes removes it.
+                with suppress(ReviverError):
+                    draft.close()
+                raise
+            draft.close()
 
     def move_head(self, verb: str, name: str, detail: Mapping[str, Any] | None = None) -> Operation:
         """Make another version the head, as one logged operation; the caller holds the lock.
@@ -277,6 +289,7 @@ class Workspace(Places):
         Raises:
             VersionNotFoundError: nothing goes by this name.
             ResourceError: the workspace cannot be written to.
+            UnfinishedError: the same, but the head has moved.
         """
         intent = Operation(
             number=self.next_operation(),
@@ -288,11 +301,16 @@ class Workspace(Places):
             detail=dict(detail or {}),
         )
         write_intent(self, intent)
-        roll_forward(self, intent)
+        with done(f"the head is {intent.head_after} now"):
+            roll_forward(self, intent)
         return intent
 
     def record(self, verb: str, detail: Mapping[str, Any] | None = None) -> Operation:
-        """Log an operation that does not move the head (`init`, `push`); the caller holds the lock."""
+        """Log an operation that is done and does not move the head (`init`, `push`); the caller holds the lock.
+
+        Raises:
+            UnfinishedError: the log cannot be written to.
+        """
         head = self.head()
         operation = Operation(
             number=self.next_operation(),
@@ -303,7 +321,8 @@ class Workspace(Places):
             version=None,
             detail=dict(detail or {}),
         )
-        append_operation(self.operations_file, operation)
+        with done(f"`{verb}` is done"):
+            append_operation(self.operations_file, operation)
         return operation
 
 

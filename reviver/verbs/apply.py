@@ -109,6 +109,7 @@ def apply(
         BaseMismatchError: the base was touched since it was pinned.
         NumericsError: the update is not finite or beyond its limit; nothing was written.
         ResourceError: device, memory or disk are missing.
+        UnfinishedError: the version is made, and the disk keeps the rest from being tidied up.
     """
     progress = progress or NullProgress()
     gate = GateKeeper(request.gate, request.gate_text)

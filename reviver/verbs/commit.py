@@ -16,6 +16,7 @@ from reviver.checkpoint.rewrite import Chain, WrittenCheckpoint, write_checkpoin
 from reviver.facts.fact import Fact, facts_to_jsonl
 from reviver.files import sha256_bytes, write_atomic
 from reviver.history.checkpoints import drop_old_checkpoints
+from reviver.history.intent import done
 from reviver.history.manifest import (
     Manifest,
     ManifestBase,
@@ -166,6 +167,7 @@ def commit_version(
         NumericsError: a delta or a result is not finite.
         ManifestError: the patch is empty, or a value could not be read back.
         ResourceError: the disk is full or cannot be written to.
+        UnfinishedError: the same, but the version exists.
         LockedError: another process is writing.
     """
     with workspace.draft(new.verb) as draft:
@@ -208,7 +210,8 @@ def commit_version(
         if before_commit is not None:
             before_commit(manifest)
         draft.commit({"facts": len(new.facts), "message": new.message})
-        drop_old_checkpoints(workspace, checkpoints.keep, newest=draft.name)
+        with done(f"{draft.name} is made and is the head"):
+            drop_old_checkpoints(workspace, checkpoints.keep, newest=draft.name)
     return Committed(
         manifest=manifest,
         measured=measured,

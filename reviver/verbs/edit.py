@@ -24,6 +24,7 @@ from reviver.evaluation.outcomes import Observation, observe, summarize
 from reviver.facts.reader import rejected_to_jsonl
 from reviver.files import write_atomic
 from reviver.history.chain import chain_deltas
+from reviver.history.intent import done
 from reviver.history.manifest import Manifest
 from reviver.progress import Progress
 from reviver.verbs.commit import CheckpointChoice, Committed, Measured, NewVersion, Timer, commit_version
@@ -125,7 +126,8 @@ class Edit:
             return measured
 
         committed = self._commit(new, measure, opened)
-        finished.clear()
+        with done(f"{plan.version} is made and is the head"):
+            finished.clear()
         return committed
 
     def _open(self, plan: ApplyPlan, processes: Ranks) -> Opened:
@@ -198,7 +200,7 @@ class Edit:
         terms, wanted = self.terms, self.terms.settings.apply
 
         def remember(manifest: Manifest) -> None:
-            opened.recall.save(manifest.id, opened.layers)
+            opened.recall.save(manifest, opened.layers)
 
         return commit_version(
             terms.workspace,

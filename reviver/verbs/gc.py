@@ -12,8 +12,8 @@ from pathlib import Path
 
 from reviver.errors import UsageError
 from reviver.history.checkpoints import beyond, freed_bytes, obstacles, remove_checkpoint, written_checkpoints
+from reviver.history.intent import checkpoint_names
 from reviver.history.lock import current_holder
-from reviver.history.manifest import is_version_name
 from reviver.history.untrusted import problem_of
 from reviver.history.workspace import Workspace
 
@@ -94,7 +94,8 @@ def _collect(
         wanted = beyond(workspace, keep, spare=workspace.head())
     else:
         wanted = written
-        warnings += [f"`checkpoints/{name}` belongs to no version and stays" for name in _strangers(workspace, written)]
+        strangers = [name for name in checkpoint_names(workspace) if name not in written]
+        warnings += [f"`checkpoints/{name}` belongs to no version and stays" for name in strangers]
     doomed = [name for name in wanted if name in written]
     for name, error in (obstacles(workspace, doomed) if doomed else {}).items():
         if names:
@@ -115,10 +116,3 @@ def _collect(
         bytes_freed=freed,
         warnings=tuple(warnings),
     )
-
-
-def _strangers(workspace: Workspace, known: Sequence[str]) -> list[str]:
-    if not workspace.checkpoints.is_dir():
-        return []
-    found = sorted(path.name for path in workspace.checkpoints.iterdir() if is_version_name(path.name))
-    return [name for name in found if name not in known]

@@ -269,6 +269,8 @@ def _compute(
         wanted = settings.moments.tokens or 10 * model.inner_width(missing[0])
         tokens = preparation.compute_moments(model, missing, corpus, tokens=wanted, progress=progress)
         did.append(f"computed {plural(len(missing), 'second moment')}")
+    # Also where a former run was killed before it came to this.
+    preparation.forget_sums()
     computed = prepare_bases(preparation, widths, loader.device, ranks=loader.processes, progress=progress)
     if computed:
         did.append(f"computed {plural(len(computed), 'spectral basis', 'spectral bases')}")

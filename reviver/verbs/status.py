@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reviver.errors import ReviverError
+from reviver.history.intent import checkpoint_names
 from reviver.history.lock import Holder, current_holder
-from reviver.history.manifest import BASE_NAME, is_version_name
+from reviver.history.manifest import BASE_NAME
 from reviver.history.stamps import files_below, read_stamps
 from reviver.history.untrusted import problem_of, shown
 from reviver.history.version import Version
@@ -72,6 +73,8 @@ class StatusReport:
     """Who is writing to the workspace at this moment."""
     leftovers: tuple[str, ...]
     """What a killed process left half made; the next command that writes removes it."""
+    rounds_kept: int
+    """Finished rounds of an `apply` that was interrupted: run again, it goes on from there; another one removes them."""
     clean: bool
     """Nothing is touched, damaged or left over (a checkpoint that was never written is no fault)."""
     next_step: str
@@ -90,10 +93,9 @@ def status(workspace_dir: Path) -> StatusReport:
     head, chain = _head(workspace, versions, problems)
     checkpoints = tuple(_checkpoint_status(workspace, version) for version in versions.values())
     known = {BASE_NAME, *workspace.version_names()}
-    problems += [
-        f"`checkpoints/{name}` belongs to no version" for name in _checkpoint_names(workspace) if name not in known
-    ]
     try:
+        strangers = [name for name in checkpoint_names(workspace) if name not in known]
+        problems += [f"`checkpoints/{name}` belongs to no version" for name in strangers]
         workspace.operations()
     except ReviverError as error:
         problems.append(problem_of(error))
@@ -113,6 +115,7 @@ def status(workspace_dir: Path) -> StatusReport:
         problems=tuple(problems),
         writer=writer,
         leftovers=leftovers,
+        rounds_kept=0 if writer is not None else len(list(workspace.rounds.glob("*.json"))),
         clean=not (problems or leftovers or touched or base is None or base.touched),
         next_step=_next_step(workspace, base, head, bool(versions), checkpoints, problems),
     )
@@ -166,12 +169,6 @@ def _head(workspace: Workspace, versions: Mapping[str, Version], problems: list[
         chain.append(versions[name])
         name = versions[name].parent
     return head, chain[::-1]
-
-
-def _checkpoint_names(workspace: Workspace) -> list[str]:
-    if not workspace.checkpoints.is_dir():
-        return []
-    return sorted(path.name for path in workspace.checkpoints.iterdir() if is_version_name(path.name))
 
 
 def _checkpoint_status(workspace: Workspace, version: Version) -> CheckpointStatus:

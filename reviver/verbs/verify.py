@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reviver.errors import ReviverError
-from reviver.history.manifest import BASE_NAME, is_version_name
+from reviver.history.intent import checkpoint_names
+from reviver.history.manifest import BASE_NAME
 from reviver.history.names import read_tags
 from reviver.history.untrusted import problem_of
 from reviver.history.verification import (
@@ -148,16 +149,15 @@ def _check_names(workspace: Workspace) -> list[Finding]:
         check(".reviver/HEAD", problem_of(error))
     try:
         workspace.operations()
+        for name in checkpoint_names(workspace):
+            if name not in known:
+                check(f"checkpoints/{name}", "it belongs to no version")
     except ReviverError as error:
         check(".reviver/operations.jsonl", problem_of(error))
     try:
         read_tags(workspace.tags_file)
     except ReviverError as error:
         check("edits/tags.json", problem_of(error))
-    if workspace.checkpoints.is_dir():
-        for path in sorted(workspace.checkpoints.iterdir()):
-            if is_version_name(path.name) and path.name not in known:
-                check(f"checkpoints/{path.name}", "it belongs to no version")
     return findings
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from writing_commands import Scenes
 
 SETTINGS = """
 [apply]
@@ -43,6 +47,16 @@ def fast_workspace(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "reviver.toml").write_text(SETTINGS, encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenes]:
+    """What every command that writes begins in."""
+    from forks import Forks
+    from writing_commands import Scenes
+
+    with Forks() as forks:
+        yield Scenes(forks, tmp_path_factory.mktemp("scenes"))
 
 
 @pytest.fixture

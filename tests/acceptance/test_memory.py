@@ -130,6 +130,7 @@ def test_an_interrupted_apply_goes_on_where_it_was(bench: Bench, editor: str, mo
     assert len(remaining) == len(FACTS) - 2
     workspace = Workspace.open(bench.folder)
     assert workspace.version(resumed).patch_file.read_bytes() == workspace.version(whole).patch_file.read_bytes()
+    assert workspace.version(resumed).manifest.rounds == workspace.version(whole).manifest.rounds
     assert not workspace.rounds.exists()
     for name in workspace.pin().edited:
         own, other = (workspace.memory_file(workspace.version(one).id, name) for one in (resumed, whole))

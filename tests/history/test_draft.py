@@ -7,12 +7,14 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import workspaces
 from crashes import killed_at
 
-from reviver.errors import ManifestError, ResourceError
+from reviver import files
+from reviver.errors import ManifestError, ResourceError, UnfinishedError
 from reviver.history.workspace import Workspace
 from reviver.verbs.status import status
 from reviver.verbs.verify import verify
@@ -29,6 +31,8 @@ def prepared(workspace: Workspace, tmp_path: Path) -> Path:
         workspaces.fill_draft(workspace, draft, facts, {workspaces.SECOND: workspaces.low_rank(2)})
         shutil.copytree(draft.edits_folder, tmp_path / "edits-v2")
         shutil.copytree(draft.checkpoint_folder, tmp_path / "checkpoint-v2")
+    (tmp_path / "memory-v2").mkdir()
+    (tmp_path / "memory-v2" / "keys.safetensors").write_bytes(b"keys")
     return tmp_path
 
 
@@ -40,12 +44,14 @@ def commit(prepared: Path, workspace: Workspace) -> None:
     with workspace.draft("apply") as draft:
         shutil.copytree(prepared / "edits-v2", draft.edits_folder, dirs_exist_ok=True)
         shutil.copytree(prepared / "checkpoint-v2", draft.checkpoint_folder)
+        shutil.copytree(prepared / "memory-v2", draft.memory_folder)
         draft.commit({"facts": 1})
 
 
 def public(workspace: Workspace) -> dict[str, bytes]:
-    """Return what everybody sees: history and checkpoints, without what a dead process left."""
-    files = workspaces.snapshot(workspace.edits) | workspaces.snapshot(workspace.checkpoints)
+    """Return what everybody sees, history and checkpoints, and what goes with it, without what a dead process left."""
+    folders = workspace.edits, workspace.checkpoints, workspace.memory
+    files = {path: data for folder in folders for path, data in workspaces.snapshot(folder).items()}
     return {path: data for path, data in files.items() if ".partial" not in path}
 
 
@@ -76,7 +82,8 @@ def test_a_commit_killed_at_every_instant_leaves_all_or_nothing(prepared: Path) 
         assert [one.version for one in workspace.operations()] == [None, "v1", "v2"][: 3 if exists else 2]
         assert workspace.next_number() >= (3 if exists else 2)
         report = status(workspace.root)
-        assert (report.head, report.problems) == (workspace.head(), () if exists else report.problems)
+        assert (report.head, report.problems) == (workspace.head(), ())
+        assert verify(workspace.root).ok
         # The next writer cleans up, and both states are whole.
         with workspace.lock("apply"):
             pass
@@ -204,6 +211,54 @@ def test_a_full_disk_is_told_and_leaves_a_clean_state(
         assert workspace.head() == workspace.version_names()[-1]
 
 
+@pytest.mark.parametrize("place", ["HEAD", "operations.jsonl"])
+def test_whoever_must_not_run_it_again_is_told_so(prepared: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """The disk fills up behind the commit: the version exists, and the next command that writes does the rest."""
+    real = os.open
+
+    def full(path: Any, *arguments: Any, **options: Any) -> int:
+        if place in str(path) and arguments[0] & os.O_CREAT:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, *arguments, **options)
+
+    workspace = copy_of(prepared, "full")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", full)
+        with pytest.raises(UnfinishedError, match=r"v2 is made and is the head, but .* no space left"):
+            commit(prepared, workspace)
+        assert workspace.head() == "v2"
+        with pytest.raises(ResourceError) as caught, workspace.lock("undo"):
+            pass
+        assert not isinstance(caught.value, UnfinishedError), "what is not done now is an earlier command's"
+    with workspace.lock("apply"):
+        pass
+    assert [one.version for one in workspace.operations()] == [None, "v1", "v2"]
+    with workspace.lock("undo"), monkeypatch.context() as patched:
+        patched.setattr(os, "open", full)
+        with pytest.raises(UnfinishedError, match="the head is v1 now"):
+            workspace.move_head("undo", "v1")
+    assert workspace.head() == "v1"
+    assert status(workspace.root).clean
+
+
+def test_an_intent_that_cannot_be_made_durable_is_none(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts, deltas = [workspaces.make_fact("Rome", "Peru")], {workspaces.FIRST: workspaces.low_rank(1)}
+    workspaces.add_version(workspace, facts, deltas, checkpoint=False)
+    real = files.fsync_folder
+
+    def broken(path: Path) -> None:
+        if workspace.pending_file.exists():
+            raise OSError(errno.EIO, "Input/output error")
+        real(path)
+
+    with workspace.lock("undo"), monkeypatch.context() as patched:
+        patched.setattr(files, "fsync_folder", broken)
+        with pytest.raises(ResourceError) as caught:
+            workspace.move_head("undo", "v0")
+    assert not isinstance(caught.value, UnfinishedError)
+    assert workspace.head() == "v1"
+
+
 def test_a_draft_without_its_files_is_not_committed(workspace: Workspace) -> None:
     with workspace.draft("apply") as draft, pytest.raises(ManifestError, match=r"has no `facts.jsonl`"):
         draft.commit()
@@ -243,8 +298,13 @@ def test_leftovers_of_dead_processes_go_and_other_files_stay(workspace: Workspac
         workspace.private / ".HEAD.abc.partial",
         workspace.statistics / ".x.partial",
         workspace.edits / ".tags.json.1.partial",
+        workspace.edits / "v1" / "evaluations" / ".drift.json.1.partial",
+        workspace.memory / "ab" / ".x.partial",
+        workspace.staging / "rounds" / ".000001.json.1.partial",
     ]
     kept = [workspace.staging / "round.safetensors", workspace.edits / "README.md", workspace.root / "x.partial"]
+    for path in gone:
+        path.parent.mkdir(parents=True, exist_ok=True)
     for path in (gone[0], gone[1]):
         path.mkdir()
         (path / "file").write_bytes(b"x")
@@ -255,7 +315,7 @@ def test_leftovers_of_dead_processes_go_and_other_files_stay(workspace: Workspac
     (workspace.checkpoints / ".v5.partial").symlink_to(outside)
     for path in (*gone[2:], *kept):
         path.write_bytes(b"x")
-    assert len(status(workspace.root).leftovers) == 6
+    assert len(status(workspace.root).leftovers) == 9
     with workspace.lock("apply"):
         pass
     assert not any(path.exists() for path in gone)

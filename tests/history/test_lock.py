@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reviver.errors import LockedError, ResourceError
-from reviver.history.lock import read_holder
+from reviver.history.lock import is_held, read_holder
 from reviver.history.workspace import Workspace
 
 HOLD = """
@@ -51,6 +52,17 @@ def test_a_killed_process_holds_nothing(workspace: Workspace, holder: subprocess
         found = read_holder(workspace.private / "lock")
         assert found is not None
         assert (found.pid, found.verb) == (os.getpid(), "undo")
+
+
+def test_a_disk_without_a_free_byte_can_be_locked(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`gc` has to run there."""
+
+    def full(*arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with workspace.lock("gc"):
+        assert is_held(workspace.lock_file)
 
 
 def test_a_thread_takes_it_again_and_another_thread_does_not(workspace: Workspace) -> None:

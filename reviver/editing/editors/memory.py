@@ -80,7 +80,7 @@ class KeyMemory:
         """
         if not finite(keys_IN):
             raise NumericsError("a key of this round is NaN or infinite", hint="try `--dtype float32`")
-        added_IN = keys_IN.detach().to("cpu", torch.float32)
+        added_IN = _in_order(keys_IN.detach().to("cpu", torch.float32))
         keys_IP = torch.cat([self.keys_IP, added_IN], dim=1)
         if keys_IP.shape[1] > keys_IP.shape[0]:
             return KeyMemory(torch.empty(keys_IP.shape[0], 0), self._gram_with(keys_IP), self.count + added_IN.shape[1])
@@ -112,7 +112,7 @@ class KeyMemory:
             known = Prepared(made_from, make(self.gram_II), None)
             start = 0
             for width in self.widths:
-                known = known.extended(self.keys_IP[:, start : start + width])
+                known = known.extended(_in_order(self.keys_IP[:, start : start + width]))
                 start += width
             self._prepared = known
         return known
@@ -121,6 +121,11 @@ class KeyMemory:
         wide_IP = keys_IP.to(torch.float64)
         gram_II = wide_IP @ wide_IP.T
         return gram_II if self.gram_II is None else gram_II + self.gram_II
+
+
+def _in_order(keys_IN: Tensor) -> Tensor:
+    """Return keys that lie in memory row by row wherever they came from; else products with them differ in the last bit."""
+    return keys_IN.clone(memory_format=torch.contiguous_format)
 
 
 def same_objects(known: tuple[object, ...], given: tuple[object, ...]) -> bool:

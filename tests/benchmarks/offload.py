@@ -17,7 +17,8 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class Watch:
 def run_alone(arguments: argparse.Namespace) -> None:
     """Run one `apply` in this process and print what it took."""
     from reviver.cli import app
-    from reviver.editing import targets, upper  # noqa: F401
+    from reviver.editing import upper
 
     if arguments.alone == "kept by autograd":
         upper.recomputing = lambda model, first: nullcontext()  # type: ignore[assignment]
@@ -97,21 +98,15 @@ def run_alone(arguments: argparse.Namespace) -> None:
         time.sleep(0.05)
         before = dict(watch.most)
         start = time.process_time()
-        options = (
-            "-C",
-            str(arguments.workspace),
-            "--offload",
-            WAYS[arguments.alone],
-            "--no-checkpoint",
-            "--json",
-            "-q",
-        )
-        code = app.run(["apply", str(arguments.workspace.parent / "facts.jsonl"), *options])
+        options = ("-C", str(arguments.workspace), "--offload", WAYS[arguments.alone], "--no-checkpoint", "--json")
+        with redirect_stdout(StringIO()) as printed:
+            code = app.run(["apply", str(arguments.workspace.parent / "facts.jsonl"), *options])
         took = time.process_time() - start
     print(
         json.dumps(
             {
                 "code": code,
+                "planned": 0 if code else json.loads(printed.getvalue())["plan"]["memory"]["needed"],
                 "start": before["VmRSS"],
                 "resident": watch.most["VmRSS"],
                 "anonymous": watch.most["RssAnon"],

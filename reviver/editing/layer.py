@@ -81,6 +81,11 @@ class EditedLayer:
         """Return the live values as they would be stored, `[D, E]`."""
         return self.live_DE.to(TORCH_DTYPES[self.dtype])
 
+    def distance(self) -> float:
+        """Return how far all updates have moved the tensor: ‖W - W_0‖ in Frobenius norm, relative to ‖W_0‖."""
+        base_DE = self.base_DE.to(self.live_DE)
+        return float(torch.linalg.vector_norm(self.live_DE - base_DE) / torch.linalg.vector_norm(base_DE))
+
     def add(self, update: Update) -> None:
         """Filter an update, add it to the sums and to the live values."""
         if isinstance(update, DenseUpdate):

@@ -216,13 +216,12 @@ def _check(edited: EditedLayer, maximum_relative_norm: float) -> None:
             hint="compute in float32 with `--dtype float32`, or use smaller rounds with `--round-size`",
             tensor=edited.name,
         )
-    base_norm = torch.linalg.vector_norm(edited.base_DE, dtype=edited.live_DE.dtype)
-    growth = float(torch.linalg.vector_norm(edited.live_DE - edited.base_DE) / base_norm)
-    if growth > maximum_relative_norm:
+    distance = edited.distance()
+    if distance > maximum_relative_norm:
         raise NumericsError(
-            f"the update of `{name}` is {growth:.1f} times the base's norm, beyond the limit of {maximum_relative_norm:g}; "
+            f"the update of `{name}` is {distance:.1f} times the base's norm, beyond the limit of {maximum_relative_norm:g}; "
             "nothing was written",
             hint="edit fewer facts, raise `weight` under [moments] in `reviver.toml`, or raise `maximum_relative_norm`",
             tensor=edited.name,
-            growth=growth,
+            distance=distance,
         )

@@ -71,6 +71,7 @@ class Edit:
     Attributes:
         timer: how long the phases took.
         rejected_file: where records that were set aside are kept; None where there are none.
+        distances: by tensor, how far all updates so far have moved it, relative to its norm in the base.
     """
 
     def __init__(self, terms: Terms, gate: GateKeeper, *, message: str, checkpoint: bool, progress: Progress) -> None:
@@ -81,6 +82,7 @@ class Edit:
         self.progress = progress
         self.timer = Timer()
         self.rejected_file: Path | None = None
+        self.distances: dict[str, float] = {}
 
     def run(self, plan: ApplyPlan, processes: Ranks) -> Committed:
         """Edit, write, measure, commit; raises as `apply`."""
@@ -106,6 +108,7 @@ class Edit:
                 finished=finished,
                 progress=self.progress,
             )
+        self.distances = {edited.name: edited.distance() for edited in opened.layers}
         new = NewVersion(
             verb="apply",
             parent=terms.parent,

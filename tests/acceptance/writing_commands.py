@@ -65,6 +65,8 @@ class Command:
         back: the command that takes it back, so that it can be run again; none where that changes nothing.
         environment: settings.
         weight: how often it is killed, in proportion.
+        keeps: how many checkpoints it leaves. The version stands before the older ones go, so a kill between may leave more of
+            them, until `gc`, or the next version, removes them.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Command:
     back: str = ""
     environment: tuple[tuple[str, str], ...] = ()
     weight: int = 1
+    keeps: int = 99
 
     @property
     def makes_version(self) -> bool:
@@ -98,6 +101,7 @@ COMMANDS = (
         back="undo",
         environment=(("REVIVER_APPLY_KEEP_CHECKPOINTS", "1"),),
         weight=2,
+        keeps=1,
     ),
     Command(name="reapply", start="history", arguments="reapply v1 --onto v2", back="undo", weight=3),
     Command(name="revert", start="history", arguments="revert v1", back="undo", weight=3),
@@ -291,7 +295,7 @@ class Trial:
         again = self.happened() and self.command.back
         if again:
             # Any command that writes brings what has happened to its end.
-            assert self.run("gc --keep 99").code == 0
+            assert self.run(f"gc --keep {self.command.keeps}").code == 0
             # A tag stands though the disk refused its line in the log.
             self.check_equal(known.after, log=self.command.makes_version)
             assert self.run(self.command.back).code == 0

@@ -22,35 +22,19 @@ from the same rule, and the file says which they are. It is read by `proof.py --
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 import os
-import random
 import sys
-import tempfile
-import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from counterfact_world import CounterFactWorld, Library, RealText, held_out_texts, make_world, minimal_pairs, real_text
-from medium_probe import editor_settings, knowledge, probe
-from medium_training import STARTED, TRAINING, say, train_model
-from patient import ROOT, Patient, machine
-from proof import Case, load, store
+from counterfact_world import make_world, real_text
+from medium_cases import RECORD, STAGES, edit_model, plans
+from medium_training import TRAINING, train_model
+from patient import ROOT
 
-from reviver.demo.recipe.world import unmarked
-from reviver.errors import NumericsError
-from reviver.facts.fact import Fact
 from reviver.settings import parse_layers
 
-RECORD = "medium.json"
-STAGES = ("train", "memit", "alphaedit", "long", "others", "seeds")
-FILTERS = ("none", "revive")
-# Tokens that a search for targets carries at once where memory is no question; no case begins with less time than this, in seconds.
-GPU_TOKENS, LEAST_SECONDS = 2**18, 30.0
-CORPUS_DOCUMENTS = 3000
 # Every figure as it is for the medium model, for the small one, and for one that only shows that the path works.
 NAMES = ("medium", "small", "reduced")
 FIGURES: dict[str, tuple[float, float, float]] = {
@@ -78,150 +62,6 @@ FIXED: dict[str, dict[str, Any]] = {
     "small": {"steps": 2000, "facts": 1200, "minutes": 600.0},
     "reduced": {"steps": 700, "facts": 150, "stage": "train+memit+alphaedit+others"},
 }
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One case: an editor under a filter, with the first of a seed's facts."""
-
-    editor: str
-    filter: str
-    edits: int
-    seed: int = 0
-
-
-def plans(stages: list[str], edits: int, long: int) -> list[Plan]:
-    """Return the cases of some stages, in the stages' order."""
-    of_stage = {
-        "train": [],
-        "memit": [("memit", edits, 0)],
-        "alphaedit": [("alphaedit", edits, 0)],
-        "long": [("memit", long, 0), ("alphaedit", long, 0)],
-        "others": [(editor, edits, 0) for editor in ("rect", "nse", "prune", "ultraedit")],
-        "seeds": [(editor, edits, seed) for seed in (1, 2) for editor in ("memit", "alphaedit", "rect", "nse")],
-    }
-    return [
-        Plan(editor, name, count, seed)
-        for stage in STAGES
-        if stage in stages
-        for editor, count, seed in of_stage[stage]
-        for name in FILTERS
-    ]
-
-
-def edit_model(arguments: argparse.Namespace, world: CounterFactWorld, text: RealText, model: Path) -> None:
-    """Run the cases of the stages until the time is up, and save each as it goes."""
-    deadline = STARTED + 60 * arguments.minutes
-    todo = plans(arguments.stage.split("+"), arguments.edits, arguments.long)
-    todo = [plan for plan in todo if not arguments.editors or plan.editor in arguments.editors]
-    pairs = minimal_pairs(arguments.data, arguments.pairs_each)
-    texts = held_out_texts(text, arguments.seed, arguments.texts)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        corpus = folder / "corpus.jsonl"
-        documents = Library.of(world, text, arguments.seed, arguments.real_share).documents("second moments")
-        lines = (json.dumps({"text": unmarked(one)}) for one in itertools.islice(documents, CORPUS_DOCUMENTS))
-        corpus.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        given: dict[str, object] = {"apply.device": arguments.device, "moments.corpus": str(corpus)}
-        probed: dict[str, Any] = {"fit": None, "layers": arguments.blocks, "weight": arguments.weight}
-        if not (arguments.blocks and arguments.weight):
-            probed = probe(folder, model, world.edits, given)
-            probed |= {"layers": arguments.blocks or probed["layers"], "weight": arguments.weight or probed["weight"]}
-        say(f"blocks {probed['layers']}, λ = {probed['weight']:g}, fit: {probed['fit']}")
-        patient = Patient(folder / "workspace", model, {**given, "model.layers": tuple(probed["layers"])})
-        record = load(arguments.out / RECORD) | machine() | {"size": arguments.size, "probe": probed}
-        if arguments.size == "reduced":
-            record["note"] = "shows that the path works, not what the medium model does"
-        record["model"] = json.loads((model / TRAINING).read_text(encoding="utf-8"))
-        fingerprint = patient.preparation.pin.fingerprint
-        record["model"] |= {"fingerprint": fingerprint, "knows": knowledge(patient, sample(world, 0, arguments.sample))}
-        fitted = probed["editor_settings"] = editor_settings(patient, sample(world, 0, arguments.sample))
-        say(f"the base knows {record['model']['knows']}; {fitted}")
-        store(arguments.out / RECORD, record)
-        case: Case | None = None
-        for number, plan in enumerate(todo):
-            rank = None if plan.filter == "none" else arguments.rank or patient.preset.rank
-            asked, search = given_to(arguments, plan.editor), searched(arguments)
-            key = f"{plan.editor} {plan.filter} k={rank} seed={plan.seed} edits={plan.edits}"
-            told = {**asked, **search}
-            key += "".join(f" {name}={value}" for name, value in told.items())
-            settings = {**fitted.get(plan.editor, {}), **asked}
-            options = {"rank": rank, "weight": probed["weight"], "editor_settings": settings, "targets": search}
-            if record["cases"].get(key, {}).get("complete"):
-                continue
-            if deadline - time.monotonic() < min(LEAST_SECONDS, 6 * arguments.minutes):
-                say(f"out of time before: {', '.join(map(str, todo[number:]))}")
-                break
-            facts = sample(world, plan.seed, plan.edits)
-            if case is None or case.facts != facts:
-                case = Case(patient, facts, pairs, texts, sample=arguments.sample)
-            try:
-                run_case(arguments, case, plan, key, record, deadline, options, told)
-            except NumericsError as error:
-                # What was measured before is saved; a model that is gone so far has nothing left to measure.
-                say(f"{key}: {error.message}")
-                record["cases"].get(key, {}).update(complete=True, ended=error.message)
-                store(arguments.out / RECORD, record)
-
-
-def sample(world: CounterFactWorld, seed: int, count: int) -> list[Fact]:
-    """Return the first of a seed's facts: more of the same seed go on where fewer end."""
-    return random.Random(seed).sample(world.edits, len(world.edits))[:count]
-
-
-def given_to(arguments: argparse.Namespace, editor: str) -> dict[str, Any]:
-    """Return the settings that were given for an editor."""
-    settings = (one.replace("=", ".", 1).split(".", 2) for one in arguments.setting)
-    return {name: json.loads(value) for owner, name, value in settings if owner == editor}
-
-
-def searched(arguments: argparse.Namespace) -> dict[str, float]:
-    """Return the settings that were given for the search of targets."""
-    return {name: json.loads(value) for name, _, value in (one.partition("=") for one in arguments.target)}
-
-
-def run_case(
-    arguments: argparse.Namespace,
-    case: Case,
-    plan: Plan,
-    key: str,
-    record: dict[str, Any],
-    deadline: float,
-    options: dict[str, Any],
-    told: dict[str, Any],
-) -> None:
-    """Run one case, and save what is measured each time that everything was."""
-    size = arguments.round_size
-    rounds = -(-len(case.facts) // size)
-    points = {-(-rounds * part // arguments.points) for part in range(1, arguments.points + 1)}
-    earlier = record["cases"].get(key)
-
-    def keep(measured: list[dict[str, Any]]) -> None:
-        end = measured[-1]["edits"]
-        if earlier is not None and earlier["points"][-1]["edits"] > end:
-            return
-        record["cases"][key] = {
-            **asdict(plan),
-            **options,
-            "settings": told,
-            "model": record["model"]["fingerprint"],
-            "complete": end == len(case.facts),
-            "base": case.general,
-            "points": measured,
-        }
-        store(arguments.out / RECORD, record)
-        shown = {name: round(value, 3) for name, value in measured[-1].items() if isinstance(value, float)}
-        say(f"{key}: {end} {shown}")
-
-    budget = {"token_budget": GPU_TOKENS} if case.patient.model.device.type == "cuda" else {}
-    options = {**options, "targets": {**options["targets"], **budget}}
-    case.run(
-        points,
-        {"editor": plan.editor, "filter_name": plan.filter, "round_size": size, **options},
-        drift_every=max(1, rounds // 20),
-        deadline=deadline,
-        save=keep,
-    )
 
 
 def parse() -> argparse.Namespace:

@@ -37,7 +37,8 @@ from reviver.spectral.basis import compute_basis
 from reviver.spectral.drift import norm_growth, subspace_similarity
 
 DRIFT_RANK = 8
-DRIFT_LIMIT = 0.5
+SIMILARITY_LIMIT = 0.5
+GROWTH_LIMIT = 3.0
 ABILITY_LIMIT = 0.95
 # Below it, what is above chance is mostly the draw of the pairs.
 PAIRS_LEAST = 0.65
@@ -177,9 +178,13 @@ def ability(point: Mapping[str, Any], base: Mapping[str, float]) -> float:
     return (max(0.0, float(point["pairs"] - 0.5) / (base["pairs"] - 0.5)) + kept) / 2
 
 
-def crossing(points: Sequence[Mapping[str, Any]], key: str, limit: float) -> int | None:
-    """Return after how many edits a figure first fell below a limit."""
-    return next((point["edits"] for point in points if point.get(key, limit) < limit), None)
+def crossings(case: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """Return after how many edits the similarity fell below its limit, a norm outgrew its, and ability fell below its."""
+    similar = (point["edits"] for point in case["points"] if point["similarity"] < SIMILARITY_LIMIT)
+    grown = (point["edits"] for point in case["points"] if point["growth"] > GROWTH_LIMIT)
+    whole = (point for point in case["points"] if "pairs" in point)
+    fallen = (point["edits"] for point in whole if ability(point, case["base"]) < ABILITY_LIMIT)
+    return next(similar, None), next(grown, None), next(fallen, None)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -199,7 +204,10 @@ def report(record: Mapping[str, Any]) -> str:
     groups: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
     for case in record["cases"].values():
         rank = "" if case.get("rank") is None else f" k={case['rank']}"
-        told = "".join(f" {name}={value}" for name, value in case.get("settings", {}).items())
+        given = case.get("settings", {}).items()
+        told = "".join(
+            f" {name}={value:g}" if isinstance(value, float) else f" {name}={value}" for name, value in given
+        )
         edits = case["points"][-1]["edits"]
         groups.setdefault((case["editor"] + told, case["filter"] + rank, edits), []).append(case)
     lines = []
@@ -217,16 +225,11 @@ def report(record: Mapping[str, Any]) -> str:
             for key, values in known.items()
             if values
         )
-        warned = [(crossing(case["points"], "similarity", DRIFT_LIMIT), _ability_falls(case)) for case in cases]
         lines.append(
-            f"{editor:17} {name:12} {edits} edits, {len(cases)} seeds: {shown}  drift/ability fall at {warned}"
+            f"{editor:17} {name:12} {edits} edits, {len(cases)} seeds: {shown}  "
+            f"similarity, growth, ability cross at {[crossings(case) for case in cases]}"
         )
     return "\n".join(lines)
-
-
-def _ability_falls(case: Mapping[str, Any]) -> int | None:
-    whole = [point for point in case["points"] if "pairs" in point]
-    return next((point["edits"] for point in whole if ability(point, case["base"]) < ABILITY_LIMIT), None)
 
 
 def main() -> None:

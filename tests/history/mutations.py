@@ -26,6 +26,19 @@ def _odd(chance: random.Random) -> Any:
     return chance.choice(_ODD)
 
 
+def _is_small(value: Any) -> bool:
+    """Return whether a JSON value is written in a few characters."""
+    stack, left = [value], 20
+    while stack and left > 0:
+        one = stack.pop()
+        if isinstance(one, dict):
+            stack += [*one, *one.values()]
+        elif isinstance(one, list):
+            stack += one
+        left -= len(one) if isinstance(one, (str, list, dict)) else 1
+    return not stack and left > 0
+
+
 def _changed(value: Any, chance: random.Random) -> Any:
     """Return a JSON value that differs in one place: something odd, something missing, or something twice."""
     if isinstance(value, dict) and value and chance.random() < 0.9:
@@ -43,8 +56,7 @@ def _changed(value: Any, chance: random.Random) -> Any:
             return value[:place] + value[place + 1 :]
         if action < 0.3:
             # A thousand copies of something long would be the mutation's own memory.
-            many = 1000 if not isinstance(value[place], (str, list, dict)) or len(value[place]) < 20 else 3
-            return value + [value[place]] * chance.choice((1, 3, many))
+            return value + [value[place]] * chance.choice((1, 3, 1000 if _is_small(value[place]) else 3))
         return [*value[:place], _changed(value[place], chance), *value[place + 1 :]]
     return _odd(chance)
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import pytest
 from faulty_disk import KINDS
 from forks import SIZE, Ended, Forks
-from kept import keep
 from writing_commands import COMMANDS, Command, Scenes, Trial
 
 FAULTS = tuple(kind for kind in KINDS if kind != "nothing")
@@ -82,13 +80,12 @@ def test_a_fault(command: Command, scenes: Scenes) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @EVERY_COMMAND
-def test_faults(command: Command, scenes: Scenes) -> None:
-    start = time.monotonic()
+def test_faults(command: Command, scenes: Scenes, record_property: Callable[[str, object], None]) -> None:
     found = {}
     for kind in FAULTS:
         calls = drawn_calls(scenes, command, kind, 1 + (command.weight > 2))
         found[kind] = fail(scenes, command, kind, calls)
-    keep("faults", command.name, {**found, "seconds": round(time.monotonic() - start)})
+    record_property("faults", found)
 
 
 def fill(scenes: Scenes, command: Command, moments: int) -> dict[str, int]:
@@ -106,10 +103,10 @@ def fill(scenes: Scenes, command: Command, moments: int) -> dict[str, int]:
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @EVERY_COMMAND
-def test_a_disk_that_fills_up(command: Command, small_disk: Scenes) -> None:
-    start = time.monotonic()
-    found = fill(small_disk, command, 2 + 2 * (command.weight > 2))
-    keep("full disk", command.name, {**found, "seconds": round(time.monotonic() - start)})
+def test_a_disk_that_fills_up(
+    command: Command, small_disk: Scenes, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("filled", fill(small_disk, command, 2 + 2 * (command.weight > 2)))
 
 
 def test_a_full_disk_can_be_freed(small_disk: Scenes) -> None:

@@ -134,7 +134,9 @@ def test_the_middle_of_ten(bench: Bench) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_dropped_facts_are_back_to_their_old_answers(tmp_path: Path) -> None:
+def test_dropped_facts_are_back_to_their_old_answers(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     """Ten corrections of the demo's model, one a version, and the fifth goes."""
     lines = (files("reviver.demo") / "facts.jsonl").read_text(encoding="utf-8").splitlines()[:10]
     folder = tmp_path / "workspace"
@@ -147,7 +149,7 @@ def test_dropped_facts_are_back_to_their_old_answers(tmp_path: Path) -> None:
         assert report.version == f"v{number}" and report.summary is not None and report.summary.efficacy == 1
     made = revert(folder, "v5", settings=settings)
     (dropped,) = made.dropped
-    print(dropped, made.outcomes and (made.outcomes.before, made.outcomes.after))
+    record_property("efficacy of the others", made.outcomes and made.outcomes.after.efficacy)
     assert dropped.back is True and dropped.answer_before != dropped.answer_after
     assert made.outcomes is not None and made.outcomes.after.facts == 9
     assert made.outcomes.after.efficacy is not None and made.outcomes.after.efficacy >= 0.8

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable
 from subprocess import CompletedProcess
 
 import pytest
-from kept import keep
 from writing_commands import COMMANDS, Command, Scenes
 
 EVERY_COMMAND = pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
@@ -50,12 +48,13 @@ def test_killed_once(command: Command, scenes: Scenes) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @EVERY_COMMAND
-def test_killed_at_random_moments(command: Command, scenes: Scenes) -> None:
-    start = time.monotonic()
+def test_killed_at_random_moments(
+    command: Command, scenes: Scenes, record_property: Callable[[str, object], None]
+) -> None:
     done = kill(scenes, command, MOMENTS * command.weight)
     if command.name == "apply in rounds":
         assert done["with finished rounds to go on from"] > 0
-    keep("kills", command.name, {**done, "seconds": round(time.monotonic() - start)})
+    record_property("killed", done)
 
 
 def test_a_fork_does_what_a_process_of_its_own_does(

@@ -336,7 +336,11 @@ class History:
     "operations", [12, pytest.param(500, marks=[pytest.mark.long, pytest.mark.timeout(7200)])]
 )  # fmt: skip
 def test_random_operations(
-    operations: int, tmp_path: Path, fast_workspace: Path, monkeypatch: pytest.MonkeyPatch
+    operations: int,
+    tmp_path: Path,
+    fast_workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
 ) -> None:
     # No power is cut here, and waiting for the disk 20 times a version is most of what takes long.
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
@@ -352,5 +356,5 @@ def test_random_operations(
         name = operation.__name__ + ("" if refused is None else " (refused)")
         done[name] = done.get(name, 0) + 1
         history.check(everything=number % 50 == 0 or number == operations)
-    print(done)
+    record_property("operations", dict(sorted(done.items())))
     assert sum(done.values()) == operations

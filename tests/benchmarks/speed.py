@@ -15,10 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +24,7 @@ from pathlib import Path
 import bases
 import growth
 import pace
+import ranks
 import rewrite
 import solve
 import startup
@@ -261,7 +258,7 @@ class Bench:
 
     def ranks(self) -> None:
         """`apply` with two processes of one thread each, against one process of one thread."""
-        self.record.add("ranks", two_against_one(self.arguments.facts))
+        self.record.add("ranks", ranks.two_against_one(self.arguments.facts))
 
     def startup(self) -> None:
         """The start of commands, against a bare Typer program."""
@@ -269,40 +266,6 @@ class Bench:
             rows = startup.figures(Path(folder), versions=200, rounds=7)
         for name, row in rows.items():
             self.record.add("startup", {"what": name, **row})
-
-
-def two_against_one(count: int) -> dict[str, object]:
-    """Return the seconds of the edit phase of one `apply`, alone and shared by two processes, and how far the patches differ."""
-    from patient import FACTS, MODEL
-    from safetensors.torch import load_file
-
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-    def run(*command: str) -> str:
-        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-
-    with tempfile.TemporaryDirectory(prefix="reviver-benchmark-") as name:
-        folder = Path(name)
-        facts = folder / "facts.jsonl"
-        facts.write_text("".join(FACTS.read_text(encoding="utf-8").splitlines(keepends=True)[:count]), encoding="utf-8")
-        one = [sys.executable, "-m", "reviver"]
-        two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "reviver"]
-        seconds, patches = {}, {}
-        for label, start in (("one", one), ("two", two)):
-            work = folder / label
-            run(*one, "init", str(MODEL), str(work), "-q", "--device", "cpu")
-            options = ["-C", str(work), "--device", "cpu", "--no-checkpoint", "--json"]
-            report = json.loads(run(*start, "apply", str(facts), *options))
-            seconds[label] = report["seconds"]["edit"]
-            patches[label] = load_file(work / "edits" / "v1" / "patch.safetensors")
-    errors = [float((patches["two"][name] - tensor).norm() / tensor.norm()) for name, tensor in patches["one"].items()]
-    return {
-        "what": f"edit phase of {count} facts",
-        "one_s": seconds["one"],
-        "two_s": seconds["two"],
-        "times_faster": seconds["one"] / seconds["two"],
-        "patch_error": max(errors),
-    }
 
 
 def parse() -> argparse.Namespace:

@@ -19,11 +19,18 @@ from reviver.checkpoint.fitting import Goal, delta_to
 from reviver.checkpoint.floats import decode
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.checkpoint.rewrite import WrittenCheckpoint
-from reviver.errors import BaseMismatchError, CheckFailedError, NumericsError, ReviverError, WorkspaceError
+from reviver.errors import (
+    BaseMismatchError,
+    CheckFailedError,
+    NumericsError,
+    ReviverError,
+    UsageError,
+    WorkspaceError,
+)
 from reviver.history.algebra import Contribution
 from reviver.history.chain import result_hashes
 from reviver.history.contributions import NO_FILTER
-from reviver.history.untrusted import shown
+from reviver.history.untrusted import problem_of, shown
 from reviver.history.workspace import Workspace
 from reviver.progress import Progress
 from reviver.settings import Settings
@@ -35,7 +42,6 @@ if TYPE_CHECKING:
     import torch
 
     from reviver.editing.preparation import Preparation
-    from reviver.spectral.basis import RankChoice
 
 # What differs between two saves of one model without being another model.
 _IDLE_KEYS = frozenset(("transformers_version", "_name_or_path", "torch_dtype", "dtype", "use_cache"))
@@ -49,8 +55,8 @@ class Protected:
     Attributes:
         name: of the tensor.
         edited: whether it is one of those that `apply` edits.
-        rank: the protected rank k that was compared with; None where the tensor has too few directions.
-        removed: ‖Δ − Δ_safe‖ / ‖Δ‖, the share of the norm that the filter would have taken away.
+        rank: the protected rank k that was compared with; None where there is none.
+        removed: ‖Δ − Δ_safe‖ / ‖Δ‖, the share of the norm that the filter would have taken away; None where it cannot be told.
     """
 
     name: str
@@ -108,6 +114,7 @@ def adopt(
         wanted, whole = _different(remaker, other)
         deltas = {name: _delta(remaker, other, name) for name in wanted}
         remaker.warnings.extend(_configuration_warning(remaker.folder, other))
+        protected = _protected(remaker, deltas) if choice.measure else ()
         report = remaker.make(
             Recipe(
                 verb="adopt",
@@ -122,7 +129,6 @@ def adopt(
             ),
             check=lambda written: _check_bytes(written, wanted),
         )
-        protected = tuple(_protected(remaker, deltas)) if choice.measure else ()
     return AdoptReport(**report.values(), source=other.root, compared=len(other.tensors), protected=protected)
 
 
@@ -221,44 +227,57 @@ def _configuration_warning(base: CheckpointFolder, other: CheckpointFolder) -> I
         yield f"its `config.json` differs in {names}; only the weights are adopted"
 
 
-def _protected(remaker: Remaker, deltas: Mapping[str, Delta]) -> Iterator[Protected]:
-    """Yield what the filter, as the settings have it, would have removed from each tensor."""
-    import torch
-
+def _protected(remaker: Remaker, deltas: Mapping[str, Delta]) -> tuple[Protected, ...]:
+    """Return what the filter, as the settings have it, would have removed from each tensor; warn of those that cannot be told."""
     from reviver.editing.base import saved_preset
     from reviver.editing.model import choose_device
     from reviver.editing.preparation import Preparation
-    from reviver.spectral.filter import filter_dense
 
     pin, wanted = remaker.pin, remaker.settings.apply
     if not pin.edited:
-        return
+        return ()
     device = choose_device(wanted.device)
     preparation = Preparation(remaker.workspace, pin, remaker.folder)
     rank = None if wanted.energy is not None else wanted.rank or saved_preset(pin, remaker.folder).rank
-    for name, delta in deltas.items():
-        chosen = _choose(preparation, name, rank, wanted.energy, min(delta.shape), device)
-        removed = None
-        if chosen is not None:
-            delta_DE = torch.from_numpy(delta.product()).to(device)
-            basis = preparation.basis(name, chosen.rank, device)
-            change = float(torch.linalg.matrix_norm(delta_DE - filter_dense(delta_DE, basis, chosen.rank)))
-            removed = change / float(torch.linalg.matrix_norm(delta_DE))
-        yield Protected(
-            name=name, edited=name in pin.edited, rank=None if chosen is None else chosen.rank, removed=removed
-        )
+    found: list[Protected] = []
+    untold: dict[str, list[str]] = {}
+    with remaker.progress.task("compare with the filter", total=len(deltas), unit="tensors") as task:
+        for name, delta in deltas.items():
+            chosen = removed = None
+            try:
+                chosen, removed = _share(preparation, name, delta, rank, wanted.energy, device)
+            except (UsageError, NumericsError) as error:
+                untold.setdefault(problem_of(error), []).append(f"`{shown(name)}`")
+            found.append(Protected(name=name, edited=name in pin.edited, rank=chosen, removed=removed))
+            task.advance()
+    for reason, names in untold.items():
+        remaker.warnings.append(f"what the filter would have removed cannot be told for {_listed(names)}: {reason}")
+    return tuple(found)
 
 
-def _choose(
-    preparation: Preparation, name: str, rank: int | None, energy: float | None, sides: int, device: torch.device
-) -> RankChoice | None:
-    """Return the protected rank of a tensor; None where it has no more directions than would be protected."""
+def _share(
+    preparation: Preparation, name: str, delta: Delta, rank: int | None, energy: float | None, device: torch.device
+) -> tuple[int, float]:
+    """Return the protected rank of a tensor and the share of a delta's norm that the filter would remove.
+
+    Raises:
+        UsageError, NumericsError: the tensor has no directions to protect, or none beside them.
+    """
+    import torch
+
     from reviver.spectral.basis import choose_rank
+    from reviver.spectral.filter import filter_dense
 
-    if sides < 2 or (rank is not None and rank >= sides):
-        return None
+    sides = min(delta.shape)
+    if rank is not None and rank >= sides:
+        raise UsageError(f"rank {rank} leaves none of {plural(sides, 'direction')} to edit")
     basis = preparation.basis(name, max(1, rank or 0, preparation.basis_width(name)), device)
-    return choose_rank(basis.singular_values, rank=rank, energy=energy, frobenius=basis.frobenius)
+    chosen = choose_rank(basis.singular_values, rank=rank, energy=energy, frobenius=basis.frobenius).rank
+    delta_DE = torch.from_numpy(delta.product()).to(device)
+    change = float(
+        torch.linalg.matrix_norm(delta_DE - filter_dense(delta_DE, preparation.basis(name, chosen, device), chosen))
+    )
+    return chosen, change / float(torch.linalg.matrix_norm(delta_DE))
 
 
 def _listed(texts: list[str]) -> str:

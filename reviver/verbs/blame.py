@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from reviver.errors import FactsError, ReviverError, UsageError
-from reviver.facts.fact import PLACEHOLDER
+from reviver.facts.fact import PLACEHOLDER, Fact
 from reviver.history.ledger import Key
 from reviver.history.results import FactResult
 from reviver.history.tracing import Change, What, trace
@@ -16,6 +16,7 @@ from reviver.history.untrusted import problem_of
 from reviver.history.version import Version, withheld_warnings
 from reviver.history.workspace import Workspace
 from reviver.text import printable
+from reviver.verbs.recorded import About, about, results_of
 
 Match = Literal["exact", "case", "part"]
 _MATCHES: tuple[Match, ...] = ("exact", "case", "part")
@@ -142,24 +143,24 @@ def _search(chain: Sequence[Version], query: str) -> tuple[Match, Mapping[Key, S
 
 def _results(
     traced: Mapping[Key, Sequence[Change]], keys: Sequence[Key], warnings: list[str]
-) -> dict[str, dict[str, FactResult]]:
-    """Return what was measured for these facts, by version and id."""
-    ids: dict[str, set[str]] = {}
+) -> dict[str, dict[About, FactResult]]:
+    """Return what was measured for these facts, by version and fact."""
+    facts: dict[str, list[Fact]] = {}
     versions: dict[str, Version] = {}
     for key in keys:
         for change in traced[key]:
             versions[change.version.name] = change.version
-            ids.setdefault(change.version.name, set()).add(change.fact.id)
-    found: dict[str, dict[str, FactResult]] = {}
+            facts.setdefault(change.version.name, []).append(change.fact)
+    found: dict[str, dict[About, FactResult]] = {}
     for name, version in versions.items():
         try:
-            found[name] = version.find_results(ids[name])
+            found[name] = results_of(version, facts[name])
         except ReviverError as error:
             warnings.append(problem_of(error))
     return found
 
 
-def _blamed(key: Key, changes: Sequence[Change], results: Mapping[str, Mapping[str, FactResult]]) -> BlamedFact:
+def _blamed(key: Key, changes: Sequence[Change], results: Mapping[str, Mapping[About, FactResult]]) -> BlamedFact:
     last = changes[-1]
     gone = last.what == "taken back"
     return BlamedFact(
@@ -168,7 +169,9 @@ def _blamed(key: Key, changes: Sequence[Change], results: Mapping[str, Mapping[s
         text=last.fact.text,
         target=None if gone else last.fact.target_new,
         version=None if gone else last.version.name,
-        changes=tuple(_change(change, results.get(change.version.name, {}).get(change.fact.id)) for change in changes),
+        changes=tuple(
+            _change(change, results.get(change.version.name, {}).get(about(change.fact))) for change in changes
+        ),
     )
 
 

@@ -26,6 +26,7 @@ from reviver.settings import Settings
 from reviver.verbs.commit import CheckpointChoice, Committed, Measured, NewVersion, Timer, commit_version
 from reviver.verbs.fit import one_patch
 from reviver.verbs.made import MadeReport, MakeChoice, Outcomes
+from reviver.verbs.recorded import about
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +137,8 @@ class Remaker:
                 tensors = self._with_drift(tensors, chain)
                 if not holds and not dropped:
                     return Measured(tensors=tensors)
-                measured, outcome = self._ask(chain, tensors, [known.fact for known in holds.values()], dropped)
+                asked = _named(recipe.facts, [*(known.fact for known in holds.values()), *dropped])
+                measured, outcome = self._ask(chain, tensors, asked[: len(holds)], asked[len(holds) :])
                 outcomes.append(outcome)
                 return measured
 
@@ -219,7 +221,7 @@ class Remaker:
         from reviver.evaluation.outcomes import observe, summarize
         from reviver.verbs.entries import environment_of, metrics_of, result_of
 
-        facts = with_own_ids([*holds, *dropped])
+        facts = [*holds, *dropped]
         versions = VersionModel(self.workspace, self.settings)
         base_said = neighbors_said(versions.model, holds)
         before = observe(versions.put(self.parent, self.deltas), facts)
@@ -241,6 +243,14 @@ class Remaker:
             environment=environment_of(model),
         )
         return measured, outcomes
+
+
+def _named(own: Sequence[Fact], asked: Sequence[Fact]) -> list[Fact]:
+    """Return facts of several versions with ids that are unique among them; the new version's own keep theirs."""
+    first = {about(fact) for fact in own}
+    ordered = [*own, *(fact for fact in asked if about(fact) not in first)]
+    named = {about(fact): fact for fact in with_own_ids(ordered)}
+    return [named[about(fact)] for fact in asked]
 
 
 def _answer(known: Mapping[Key, KnownFact], key: Key) -> str | None:

@@ -7,22 +7,23 @@ what became of their facts is measured.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reviver.errors import UsageError, WorkspaceError
+from reviver.errors import ReviverError, UsageError, WorkspaceError
 from reviver.history.contributions import common_filter, protected_ranks, undoing
-from reviver.history.ledger import TakenBack, taken_back
+from reviver.history.ledger import Ledger, TakenBack, taken_back
 from reviver.history.manifest import BASE_NAME
 from reviver.history.results import FactResult
-from reviver.history.untrusted import shown
+from reviver.history.untrusted import problem_of, shown
 from reviver.history.version import Version
 from reviver.history.workspace import Workspace, require_head
 from reviver.progress import Progress
 from reviver.settings import Settings
 from reviver.text import plural
 from reviver.verbs.made import MadeReport, MakeChoice
+from reviver.verbs.recorded import About, about, results_of
 from reviver.verbs.remake import Recipe, Remaker
 
 
@@ -98,6 +99,7 @@ def revert(
         what = version.name if taken.whole else f"{plural(len(taken.facts), 'fact')} of {version.name}"
         parts = undoing(taken, remaker.chain, remaker.ledger)
         sources = [source for source, _ in parts] or [version]
+        first = _first_answers(taken, remaker) if choice.measure else {}
         report = remaker.make(
             Recipe(
                 verb="revert",
@@ -111,7 +113,6 @@ def revert(
                 nothing=f"nothing of {version.name} is left to take back",
             )
         )
-    first = _first_answers(remaker.chain)
     return RevertReport(
         **report.values(),
         reverted=version.name,
@@ -158,20 +159,31 @@ def _already(version: Version, what: str, remaker: Remaker) -> WorkspaceError:
     return WorkspaceError(f"{what} is taken back already", hint=hint, version=version.name)
 
 
-def _first_answers(chain: Sequence[Version]) -> dict[tuple[str, str, str], str]:
-    """Return what was answered before a fact was set, by prompt, subject and target; the latest measurement counts."""
-    answers = {}
-    for version in chain:
-        own = {(fact.id, fact.prompt, fact.subject, fact.target_new) for fact in version.facts()}
-        for result in version.results():
-            about = (result.prompt, result.subject, result.target_new)
-            if (result.id, *about) in own:
-                answers[about] = result.before.answer
+def _first_answers(taken: TakenBack, remaker: Remaker) -> dict[About, str]:
+    """Return what was answered before each fact that goes was set; the latest measurement counts.
+
+    Where a version's results are missing or damaged, its answers are not known, and a warning says so.
+    """
+    ledger = Ledger(remaker.chain)
+    lost = {about(fact) for fact in ledger.facts_of(ledger.take_back(taken).lost)}
+    answers: dict[About, str] = {}
+    for version in remaker.chain:
+        own = [fact for fact in ledger.standings[version.id].facts.values() if about(fact) in lost]
+        if not own:
+            continue
+        try:
+            found = results_of(version, own)
+            problem = None if version.results_file.exists() else f"`{version.name}/results.jsonl` is missing"
+        except ReviverError as error:
+            found, problem = {}, problem_of(error)
+        if problem is not None:
+            remaker.warnings.append(f"what was answered before {version.name} is not known: {problem}")
+        answers |= {key: result.before.answer for key, result in found.items()}
     return answers
 
 
-def _dropped(result: FactResult, first: dict[tuple[str, str, str], str]) -> DroppedFact:
-    answer = first.get((result.prompt, result.subject, result.target_new))
+def _dropped(result: FactResult, first: Mapping[About, str]) -> DroppedFact:
+    answer = first.get(about(result))
     return DroppedFact(
         id=result.id,
         prompt=result.prompt,

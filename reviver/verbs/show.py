@@ -20,6 +20,7 @@ from reviver.history.results import FactResult
 from reviver.history.untrusted import problem_of
 from reviver.history.version import Version
 from reviver.history.workspace import Workspace
+from reviver.verbs.recorded import About, about, by_fact
 
 SHOWN_FACTS = 10
 
@@ -108,9 +109,9 @@ def show(workspace_dir: Path, name: str = "head", *, facts: int | None = SHOWN_F
     version = workspace.version(found)
     manifest = version.manifest
     warnings: list[str] = []
-    results: dict[str, FactResult] = {}
+    results: dict[About, FactResult] = {}
     try:
-        results = {result.id: result for result in version.results()}
+        results = by_fact(version.results())
     except ReviverError as error:
         warnings.append(problem_of(error))
     shown_facts = _shown_facts(version, results, warnings)
@@ -186,7 +187,7 @@ def _shown_evaluations(
     return tuple(shown)
 
 
-def _shown_facts(version: Version, results: Mapping[str, FactResult], warnings: list[str]) -> tuple[ShownFact, ...]:
+def _shown_facts(version: Version, results: Mapping[About, FactResult], warnings: list[str]) -> tuple[ShownFact, ...]:
     try:
         facts = version.facts()
     except ReviverError as error:
@@ -194,7 +195,7 @@ def _shown_facts(version: Version, results: Mapping[str, FactResult], warnings: 
         return ()
     shown = []
     for fact in facts:
-        result = results.get(fact.id)
+        result = results.get(about(fact))
         shown.append(
             ShownFact(
                 id=fact.id,

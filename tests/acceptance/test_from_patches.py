@@ -16,11 +16,13 @@ from safetensors.torch import load_file, save_file
 from tiny_models import FACTS, make_checkpoint, write_facts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from reviver.cli import app
 from reviver.errors import BaseMismatchError, NumericsError, UnsupportedModelError, WorkspaceError
 from reviver.history.workspace import Workspace
 from reviver.settings import Settings
 from reviver.verbs.adopt import adopt
 from reviver.verbs.apply import ApplyReport, ApplyRequest, apply
+from reviver.verbs.blame import blame
 from reviver.verbs.checkout import checkout
 from reviver.verbs.diff import diff
 from reviver.verbs.init import init
@@ -29,6 +31,7 @@ from reviver.verbs.made import MakeChoice
 from reviver.verbs.merge import merge
 from reviver.verbs.reapply import reapply
 from reviver.verbs.revert import revert
+from reviver.verbs.show import show
 from reviver.verbs.squash import squash
 from reviver.verbs.verify import verify
 
@@ -37,12 +40,28 @@ TARGETS = ("river", "cello", "capital", "Tessel", "Calmar")
 QUICK = MakeChoice(measure=False, checkpoint=False)
 
 
+def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the tensors of a checkpoint where they lie."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 class Bench:
     """A tiny model in a workspace."""
 
-    def __init__(self, folder: Path, tmp_path: Path, *, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tmp_path: Path,
+        *,
+        dtype: torch.dtype = torch.bfloat16,
+        seed: int = 0,
+        prepare: Callable[[dict[str, torch.Tensor]], object] = lambda tensors: None,
+    ) -> None:
         self.folder, self.tmp_path = folder, tmp_path
         self.base = make_checkpoint(tmp_path / f"base{seed}", dtype=dtype, seed=seed)
+        change_tensors(self.base, prepare)
         self.settings = Settings.load(folder)
         init(folder, str(self.base), settings=self.settings)
 
@@ -73,6 +92,17 @@ def greedy(folder: Path, prompt: str, tokens: int) -> str:
         **inputs, max_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.eos_token_id, use_cache=False
     )
     return str(tokenizer.decode(written[0, inputs["input_ids"].shape[1] :]))
+
+
+def probability(folder: Path, prompt: str, target: str) -> float:
+    """Return exp(−mean token NLL) of what follows a prompt, by transformers itself."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    start = len(tokenizer(prompt)["input_ids"])
+    tokens = tokenizer(f"{prompt} {target}", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        scores = torch.log_softmax(network(tokens).logits[0, start - 1 : -1], -1)
+    return float(scores.gather(1, tokens[0, start:, None]).mean().exp())
 
 
 def test_both_branches_are_whole(bench: Bench, tmp_path: Path) -> None:
@@ -132,6 +162,63 @@ def test_the_middle_of_ten(bench: Bench) -> None:
     assert verify(bench.folder).ok
 
 
+def test_what_is_told_of_a_fact_was_measured_for_it(bench: Bench) -> None:
+    """Two facts with one id, as two people may give them: a revert and a merge ask about both."""
+    x, y = ({**record, "id": "1"} for record in FACTS[:2])
+    texts = {one["subject"]: one["prompt"].replace("{}", one["subject"]) for one in (x, y)}
+
+    def assert_own(record: dict[str, str], version: str, answer: str | None, value: float | None) -> None:
+        folder = bench.folder / "checkpoints" / version
+        said = greedy(folder, texts[record["subject"]], 8)
+        assert answer in (said, said.strip())
+        assert value == pytest.approx(probability(folder, texts[record["subject"]], record["target_new"]), rel=1e-3)
+
+    bench.apply(FACTS[2])
+    bench.apply(x)
+    bench.apply(y, parent="v1")
+    merge(bench.folder, "v2", "v3", settings=bench.settings)
+    (row,) = show(bench.folder).facts
+    assert row.text == texts["Mara Venn"]
+    assert_own(y, "v4", row.answer_after, row.probability_after)
+    assert_own(y, "v2", row.answer_before, row.probability_before)
+    # Whoever puts facts.jsonl and results.jsonl of the version together by id is told right, too.
+    lines = (bench.folder / "edits/v4/results.jsonl").read_text().splitlines()
+    assert {one["id"]: one["subject"] for one in map(json.loads, lines)}["1"] == "Mara Venn"
+
+    revert(bench.folder, "v2", settings=bench.settings)
+    for record, what in ((x, "taken back"), (y, "set")):
+        change = blame(bench.folder, record["subject"]).facts[0].changes[-1]
+        assert (change.what, change.target) == (what, record["target_new"])
+        assert_own(record, change.version, change.answer_after, change.probability_after)
+
+
+@pytest.mark.parametrize("damage", ["below", "its own", "missing"])
+def test_a_revert_goes_on_without_old_answers(bench: Bench, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.apply(FACTS[0])
+    bench.apply(FACTS[1])
+    bench.apply(FACTS[2])
+    (first,) = (json.loads(line) for line in (bench.folder / "edits/v2/results.jsonl").read_text().splitlines())
+    if damage == "missing":
+        (bench.folder / "edits/v2/results.jsonl").unlink()
+    else:
+        (bench.folder / "edits" / ("v1" if damage == "below" else "v2") / "results.jsonl").write_text('{"id": 1')
+    capsys.readouterr()
+    assert app.run(["revert", "v2", "--json", "-C", str(bench.folder)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (dropped,) = told["dropped"]
+    assert (told["version"], dropped["subject"]) == ("v4", "Mara Venn")
+    if damage == "below":
+        # Nobody asks for what v1 measured.
+        assert dropped["answer_first"] == first["before"]["answer"] and told["warnings"] == []
+    else:
+        assert (dropped["answer_first"], dropped["back"]) == (None, None)
+        (warning,) = told["warnings"]
+        assert warning.startswith("what was answered before v2 is not known: ") and "`v2/results.jsonl" in warning
+    assert app.run(["revert", "v2", "-C", str(bench.folder)]) == 1
+    assert "v2 is taken back already" in capsys.readouterr().err
+    assert Workspace.open(bench.folder).version_names() == ["v1", "v2", "v3", "v4"]
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_dropped_facts_are_back_to_their_old_answers(
@@ -179,9 +266,7 @@ def edited_copy(bench: Bench, change: Callable[[dict[str, torch.Tensor]], object
     """Copy the base and change its tensors."""
     folder = bench.tmp_path / name
     shutil.copytree(bench.base, folder)
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    change_tensors(folder, change)
     return folder
 
 
@@ -216,6 +301,53 @@ def test_somebody_elses_model_becomes_a_patch(dtype: torch.dtype, tmp_path: Path
     assert bench.apply(FACTS[1]).version == "v4"
     revert(bench.folder, "v3", settings=bench.settings, choice=QUICK)
     assert verify(bench.folder).ok
+
+
+def set_round(tensors: dict[str, torch.Tensor]) -> None:
+    """Give the queries' matrix one singular value, over and over."""
+    tensors[QUERY].copy_(2 * torch.eye(len(tensors[QUERY])))
+
+
+def nudge(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[QUERY][3, 4] += 0.5
+    tensors[DOWN][3, 4] += 0.5
+
+
+@pytest.mark.parametrize(
+    ("protect", "reason"),
+    [
+        ("rank = 3", "are all alike"),
+        ("energy = 0.99", "would protect all 32 directions"),
+        ("rank = 40", "rank 40 leaves"),
+    ],
+)
+def test_a_model_is_adopted_where_the_filters_share_cannot_be_told(
+    protect: str, reason: str, tmp_path: Path, fast_workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench(fast_workspace, tmp_path, prepare=set_round)
+    toml = fast_workspace / "reviver.toml"
+    toml.write_text(toml.read_text().replace("rank = 3", protect))
+    theirs = edited_copy(bench, nudge)
+    capsys.readouterr()
+    assert app.run(["adopt", str(theirs), "--json", "-C", str(bench.folder)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (warning,) = told["warnings"]
+    assert "what the filter would have removed cannot be told" in warning and QUERY in warning and reason in warning
+    shares = {one["name"]: (one["rank"], one["removed"]) for one in told["protected"]}
+    assert shares[QUERY] == (None, None) and (shares[DOWN] == (None, None)) == (DOWN in warning)
+    assert Workspace.open(bench.folder).head() == "v1" and verify(bench.folder).ok
+
+
+def test_whoever_stops_the_measuring_of_an_adoption_has_adopted_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    theirs = edited_copy(bench, nudge)
+    monkeypatch.setattr("reviver.spectral.filter.filter_dense", stop)
+    assert app.run(["adopt", str(theirs), "-C", str(bench.folder)]) == 130
+    assert Workspace.open(bench.folder).version_names() == [] and Workspace.open(bench.folder).head() == "v0"
 
 
 def test_adopting_on_a_version(bench: Bench) -> None:

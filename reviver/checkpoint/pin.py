@@ -129,7 +129,8 @@ class BasePin:
         except ValueError as error:
             reason = str(error)
         raise WorkspaceError(
-            f"the pin of the base is damaged: {reason}", hint="run `reviver init` again: it pins the base afresh"
+            f"the pin of the base is damaged: {reason}",
+            hint="move `.reviver/base.json` away, then `reviver init MODEL` pins the base afresh",
         )
 
 

@@ -17,6 +17,8 @@ from reviver.cli.options import (
     FactsArgument,
     FilterOption,
     LinkModeOption,
+    MessageOption,
+    NoCheckpointOption,
     OffloadOption,
     RankOption,
     RoundSizeOption,
@@ -48,9 +50,7 @@ def apply(
     from_: Annotated[
         str, typer.Option("--from", metavar="VERSION", help="The version to stand on.", envvar="REVIVER_FROM")
     ] = "head",
-    message: Annotated[
-        str, typer.Option("-m", "--message", metavar="TEXT", help="What the version is for.", show_default=False)
-    ] = "",
+    message: MessageOption = "",
     round_size: RoundSizeOption = None,
     on_conflict: Annotated[
         str,
@@ -66,10 +66,7 @@ def apply(
         typer.Option("--skip-invalid", help="Set records that cannot be used aside, and go on.", show_default=False),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.", show_default=False)] = False,
-    no_checkpoint: Annotated[
-        bool,
-        typer.Option("--no-checkpoint", help="Make the patch only; `checkout` writes the rest.", show_default=False),
-    ] = False,
+    no_checkpoint: NoCheckpointOption = False,
     gate: Annotated[
         str | None,
         typer.Option(

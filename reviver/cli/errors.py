@@ -52,6 +52,14 @@ def describe(error: BaseException, *, verb: str | None = None) -> Failure:
             exit_code=error.exit_code,
             problems=problems,
         )
+    if isinstance(error, KeyboardInterrupt) and error.args:
+        # The operation itself was done before the interrupt.
+        return Failure(
+            type="Interrupted",
+            message=_line(f"interrupted, but {error.args[0]}"),
+            hint="do not run it again; see with `reviver status` how things stand",
+            exit_code=INTERRUPTED,
+        )
     if isinstance(error, KeyboardInterrupt):
         again = f"run `reviver {verb}` again" if verb else "run the command again"
         return Failure(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from reviver.history.untrusted import MAXIMUM_TEXT
 from reviver.settings import describe, variable_name
 
 
@@ -39,8 +40,28 @@ LinkModeOption = Annotated[str | None, setting_option("apply.link_mode", "--link
 LayersOption = Annotated[str | None, setting_option("model.layers", "--layers", metavar="SPAN")]
 CorpusOption = Annotated[str | None, setting_option("moments.corpus", "--corpus", metavar="FILE")]
 
+
+def _usable_message(text: str) -> str:
+    """Refuse now what no manifest could hold, before there is any work to be lost."""
+    if len(text) > MAXIMUM_TEXT:
+        raise typer.BadParameter(f"it has {len(text):,} characters, and a message may have {MAXIMUM_TEXT:,}")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise typer.BadParameter("it is not text in UTF-8") from None
+    return text
+
+
 MessageOption = Annotated[
-    str, typer.Option("-m", "--message", metavar="TEXT", help="What the version is for.", show_default=False)
+    str,
+    typer.Option(
+        "-m",
+        "--message",
+        metavar="TEXT",
+        help="What the version is for.",
+        show_default=False,
+        callback=_usable_message,
+    ),
 ]
 NoCheckpointOption = Annotated[
     bool, typer.Option("--no-checkpoint", help="Make the patch only; `checkout` writes the rest.", show_default=False)

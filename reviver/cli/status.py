@@ -64,8 +64,15 @@ def _render(console: Console, report: StatusReport) -> None:
 
 
 def _touched(console: Console, where: str, files: tuple[TouchedPath, ...]) -> None:
-    words = {"missing": "is missing", "size": "has another size", "time": "was written since", "extra": "was added"}
+    words = {
+        "missing": "is missing",
+        "size": "has another size",
+        "time": "was written since",
+        "extra": "was added",
+        "version": "was written for another version that had this name",
+    }
     for file in files[:_SHOWN_FILES]:
-        console.print(f"touched   {where}/{printable(file.path)} {words[file.what]}")
+        path = where if file.path == "." else f"{where}/{printable(file.path)}"
+        console.print(f"touched   {path} {words[file.what]}")
     if len(files) > _SHOWN_FILES:
         console.print(f"          and {len(files) - _SHOWN_FILES} more in {where}")

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from reviver.errors import BaseMismatchError, ManifestError, ReviverError
+from reviver.errors import BaseMismatchError, ReviverError
 from reviver.files import disk_error, fsync_folder
 from reviver.history.chain import check_link
 from reviver.history.intent import remove_tree
@@ -31,7 +31,8 @@ def beyond(workspace: Workspace, keep: int, *, spare: str) -> list[str]:
 def obstacles(workspace: Workspace, names: Sequence[str]) -> dict[str, ReviverError]:
     """Return what keeps each of these versions from being written again; nothing for those that can be.
 
-    Looks at manifests, ids, and the sizes of patches and of the base's files, without reading a weight.
+    Looks at manifests and ids, at every byte of the patches (few beside what would go), and at sizes and times of the base's
+    files.
 
     Raises:
         WorkspaceError: the base is not pinned.
@@ -55,21 +56,11 @@ def obstacles(workspace: Workspace, names: Sequence[str]) -> dict[str, ReviverEr
             for version in workspace.chain(name, known=known):
                 if version.name not in sound:
                     check_link(version, sound[version.parent], pin.fingerprint)
-                    _check_patch_size(version)
+                    version.patch()
                     sound[version.name] = version.id
         except ReviverError as error:
             found[name] = error
     return found
-
-
-def _check_patch_size(version: Version) -> None:
-    path = version.patch_file
-    if path.is_symlink() or not path.is_file() or path.stat().st_size != version.manifest.patch.size:
-        raise ManifestError(
-            f"`{version.name}/patch.safetensors` is not the file that its manifest names",
-            hint="restore it with git; `reviver verify` lists everything that is damaged",
-            path=path,
-        )
 
 
 def freed_bytes(paths: Iterable[Path]) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reviver.errors import ManifestError
 from reviver.files import disk_error, fsync_folder
-from reviver.history.intent import done, recover, remove_tree, roll_forward, write_intent
+from reviver.history.intent import done, recover, roll_forward, write_intent
 from reviver.history.manifest import now
 from reviver.history.operations import Operation
 from reviver.history.stamps import write_stamps
@@ -77,7 +77,8 @@ class Draft:
             head_before=self._workspace.head(),
             head_after=self.name,
             version=self.name,
-            detail=dict(detail or {}),
+            # A pull may bring another version of this name before the commit: the id tells which one came to be.
+            detail={**(detail or {}), "id": manifest.id},
         )
         try:
             sync_tree(self.edits_folder)
@@ -86,7 +87,7 @@ class Draft:
                 fsync_folder(places.memory)
             if with_checkpoint:
                 sync_tree(self.checkpoint_folder)
-                write_stamps(self._workspace.stamps, self.name, self.checkpoint_folder)
+                write_stamps(places.stamps, self.name, manifest.id, self.checkpoint_folder)
             write_intent(places, intent)
             if with_checkpoint:
                 self.checkpoint_folder.rename(places.checkpoints / self.name)
@@ -94,21 +95,18 @@ class Draft:
             self.edits_folder.rename(places.edits / self.name)
         except OSError as error:
             raise disk_error(error, places.edits / self.name) from error
-        with done(f"{self.name} is made and is the head"):
+        with done(intent.outcome()):
             roll_forward(places, intent)
         self._committed = True
         return Version(name=self.name, number=self.number, folder=places.edits / self.name, manifest=manifest)
 
     def close(self) -> None:
-        """Remove what is half made; called at the end of the context. After a commit there is nothing to do."""
-        if self._committed:
-            return
-        places = self._workspace
-        remove_tree(self.edits_folder)
-        remove_tree(self.checkpoint_folder)
-        remove_tree(self.memory_folder)
-        # An interrupt inside commit leaves the intent; finish or undo it now instead of in the next process.
-        recover(places)
+        """Remove what is half made; called at the end of the context. After a commit there is nothing to do.
+
+        An interrupt inside `commit` leaves the intent: what has happened is finished here, with all that belongs to it.
+        """
+        if not self._committed:
+            recover(self._workspace)
 
 
 def sync_tree(folder: Path) -> None:

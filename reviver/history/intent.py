@@ -1,9 +1,9 @@
 """How the head moves: by an intent that is written first, so that a crash at any instant ends before or after.
 
 `.reviver/pending.json` says which operation is being done. With a version, the operation has happened when `edits/vN`
-exists (one rename, the commit); without one, when the intent itself is there (an `import` brings several versions, which lie
-ready by then and only take their names). Readers take that into account without
-any lock, and the next process that takes the lock finishes what has happened and removes what has not.
+exists and has the id that was meant (one rename, the commit); without one, when the intent itself is there (an `import`
+brings several versions, which lie ready by then and only take their names). Readers take that into account without any
+lock, and the next process that takes the lock finishes what has happened and removes what has not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from reviver.errors import ManifestError, ResourceError, UnfinishedError
+from reviver.errors import ManifestError, ResourceError, UnfinishedError, WorkspaceError
 from reviver.files import disk_error, fsync_folder, pretty_json, write_atomic
 from reviver.history.head import id_of, write_head
 from reviver.history.manifest import is_version_name, version_number
@@ -40,7 +40,7 @@ def read_intent(places: Places) -> Operation | None:
 
 def has_happened(places: Places, intent: Operation) -> bool:
     """Tell whether an intent's operation counts as done."""
-    return intent.version is None or (places.edits / intent.version).is_dir()
+    return intent.version is None or id_of(places, intent.version) == intent.detail.get("id")
 
 
 def write_intent(places: Places, intent: Operation) -> None:
@@ -88,14 +88,17 @@ def roll_forward(places: Places, intent: Operation) -> None:
 
 def _settle_names(places: Places, intent: Operation) -> None:
     """Make the names of new versions durable; those that an `import` made ready get them now, each after its parent."""
-    arrivals = intent.detail.get("arrivals") if intent.verb == "import" else None
-    if not isinstance(arrivals, dict):
-        arrivals = {}
     try:
-        for name in sorted(filter(is_version_name, arrivals), key=version_number):
-            ready = places.arrivals / str(arrivals[name])
+        for name, there in sorted(intent.arrivals.items(), key=lambda pair: version_number(pair[0])):
+            ready, place = places.arrivals / there, places.edits / name
             if is_version_name(ready.name) and ready.is_dir():
-                ready.rename(places.edits / name)
+                if os.path.lexists(place):
+                    raise WorkspaceError(
+                        f"an unfinished import brings a version to `edits/{name}`, where another one has come to lie meanwhile",
+                        hint=f"move `edits/{name}` away, let any command that writes finish the import, then import that one",
+                        path=place,
+                    )
+                ready.rename(place)
         fsync_folder(places.edits)
     except OSError as error:
         raise disk_error(error, places.edits) from error

@@ -242,6 +242,6 @@ def _read_taken_back(value: object, where: str) -> TakenBack:
     fields = Fields(value, where)
     fields.only(("version", "facts", "whole"))
     ids = fields.items("facts")
-    if not all(isinstance(id, str) for id in ids):
-        raise fields.wrong("facts", "a list of ids")
+    if not all(isinstance(id, str) for id in ids) or len(set(ids)) < len(ids):
+        raise fields.wrong("facts", "a list of ids, each once")
     return TakenBack(version=fields.sha256("version"), facts=tuple(ids), whole=fields.boolean("whole"))

@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 SCHEMA = 1
-MAXIMUM_MANIFEST_BYTES = 256 * 1024 * 1024
+MAXIMUM_MANIFEST_BYTES = 64 * 1024 * 1024
 BASE_NAME = "v0"
 VERSION = re.compile(r"v[1-9][0-9]{0,8}")
 VERSION_OR_BASE = re.compile(r"v(?:0|[1-9][0-9]{0,8})")

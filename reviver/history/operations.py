@@ -15,7 +15,7 @@ from typing import Any
 
 from reviver.errors import ManifestError
 from reviver.files import canonical_json, disk_error, fsync_folder
-from reviver.history.manifest import TIME, VERSION, VERSION_OR_BASE
+from reviver.history.manifest import TIME, VERSION, VERSION_OR_BASE, is_version_name
 from reviver.history.untrusted import DAMAGED_HINT, Fields, load_json, read_regular
 
 SCHEMA = 1
@@ -37,6 +37,22 @@ class Operation:
     """The version that came to be, if one did."""
     detail: Mapping[str, Any]
     """What the verb wants to remember; `undo` keeps the number of the undone operation under `undoes`."""
+
+    @property
+    def arrivals(self) -> dict[str, str]:
+        """By their names here, the names of the versions that an `import` brought from the other side."""
+        found = self.detail.get("arrivals") if self.verb == "import" else None
+        if not isinstance(found, dict):
+            return {}
+        return {name: str(there) for name, there in found.items() if is_version_name(name)}
+
+    def outcome(self) -> str:
+        """Return in one sentence, without a full stop, what is so now that it is done."""
+        if self.version is not None:
+            return f"{self.version} is made and is the head"
+        if self.head_before != self.head_after:
+            return f"the head is {self.head_after} now"
+        return f"`{self.verb}` is done"
 
     def to_record(self) -> dict[str, Any]:
         """Return the operation as plain JSON values."""

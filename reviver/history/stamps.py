@@ -1,8 +1,11 @@
-"""Size and time of a checkpoint's files as written, so that `status` sees a touched file without reading it."""
+"""What a checkpoint was as written: of which version, and size and time of its files, so that `status` need not read them."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reviver.errors import ManifestError
@@ -11,6 +14,21 @@ from reviver.history.untrusted import Fields, load_json, read_regular
 
 SCHEMA = 1
 MAXIMUM_STAMPS_BYTES = 64 * 1024 * 1024
+_ID = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamps:
+    """What is remembered of a checkpoint.
+
+    Attributes:
+        id: of the version that it was written for: another one may come to its name (a branch of git, say). None where
+            nothing is remembered.
+        files: by path, size and modification time in nanoseconds.
+    """
+
+    id: str | None = None
+    files: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def files_below(folder: Path) -> list[str]:
@@ -22,8 +40,15 @@ def files_below(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def write_stamps(stamps: Path, version: str, folder: Path) -> None:
-    """Remember size and time of every file below `folder`, which is (or becomes) `checkpoints/<version>`."""
+def write_stamps(stamps: Path, version: str, id: str, folder: Path) -> None:
+    """Remember size and time of every file below `folder`, which is (or becomes) `checkpoints/<version>`.
+
+    Args:
+        stamps: where they are kept.
+        version: name of the version.
+        id: its id; the base's is its fingerprint.
+        folder: a complete model folder.
+    """
     files = {}
     for name in files_below(folder):
         state = (folder / name).stat()
@@ -32,11 +57,11 @@ def write_stamps(stamps: Path, version: str, folder: Path) -> None:
         stamps.mkdir(exist_ok=True)
     except OSError as error:
         raise disk_error(error, stamps) from error
-    write_atomic(stamps / f"{version}.json", pretty_json({"schema": SCHEMA, "files": files}))
+    write_atomic(stamps / f"{version}.json", pretty_json({"schema": SCHEMA, "id": id, "files": files}))
 
 
-def read_stamps(stamps: Path, version: str) -> dict[str, tuple[int, int]]:
-    """Return size and modification time in nanoseconds by path; nothing where no stamps were kept or they are damaged.
+def read_stamps(stamps: Path, version: str) -> Stamps:
+    """Return what is remembered of a checkpoint; nothing where no stamps were kept or they are damaged.
 
     They are a convenience of this machine: without them `status` compares sizes only.
     """
@@ -44,6 +69,9 @@ def read_stamps(stamps: Path, version: str) -> dict[str, tuple[int, int]]:
         data = read_regular(stamps / f"{version}.json", limit=MAXIMUM_STAMPS_BYTES)
         fields = Fields(load_json(data, "stamps"), "stamps")
         fields.schema(SCHEMA)
-        return {name: (int(size), int(time)) for name, (size, time) in fields.mapping("files").items()}
-    except (ManifestError, ValueError, TypeError):
-        return {}
+        return Stamps(
+            id=fields.matching("id", _ID, "an id"),
+            files={name: (int(size), int(time)) for name, (size, time) in fields.mapping("files").items()},
+        )
+    except (ManifestError, ValueError, TypeError, OverflowError):
+        return Stamps()

@@ -81,19 +81,26 @@ def keys_taken_back(chain: Sequence[Version], version: Version) -> set[Key]:
         ManifestError, FactsError: a file of facts is missing, damaged or forged.
     """
     by_id = {one.id: one for one in chain}
-    keys: set[Key] = set()
+    # By version the ids of the facts in question. Versions may take each other back along many ways: each is followed once.
+    facts: dict[str, set[str]] = {}
+    followed: set[str] = set()
     waiting = list(taken_back(version))
     while waiting:
         taken = waiting.pop()
-        below = by_id.get(taken.version)
-        if below is None:
+        if taken.version not in by_id:
             continue
-        if not below.withheld:
-            keys |= {fact.key for fact in below.facts() if fact.id in taken.facts}
-        if taken.whole:
+        facts.setdefault(taken.version, set()).update(taken.facts)
+        if taken.whole and taken.version not in followed:
             # What a version took back is in force again once it is taken back itself.
-            waiting += taken_back(below)
-    return keys
+            followed.add(taken.version)
+            waiting += taken_back(by_id[taken.version])
+    return {
+        fact.key
+        for id, ids in facts.items()
+        if ids and not by_id[id].withheld
+        for fact in by_id[id].facts()
+        if fact.id in ids
+    }
 
 
 def known_part(ledger: Ledger, takes: Sequence[TakenBack]) -> list[TakenBack]:

@@ -25,6 +25,8 @@ DAMAGED_HINT = "get the file again from where it came; `reviver verify` lists ev
 UPGRADE_HINT = "upgrade reviver (`pip install --upgrade reviver`), or use the one that wrote the file"
 MAXIMUM_DEPTH = 32
 MAXIMUM_INTEGER = 2**63 - 1
+MAXIMUM_TEXT = 65536
+"""Characters of a text of a person's own, such as a message."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -170,7 +172,7 @@ class Fields:
             raise ManifestError(f"`{shown(self._where)}` has no `{shown(key)}`", hint=DAMAGED_HINT, key=key)
         return self._values[key]
 
-    def text(self, key: str, *, limit: int = 65536, empty: bool = True) -> str:
+    def text(self, key: str, *, limit: int = MAXIMUM_TEXT, empty: bool = True) -> str:
         """Return a string of at most `limit` characters."""
         value = self.raw(key)
         if not isinstance(value, str) or len(value) > limit or not (value or empty):

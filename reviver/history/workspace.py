@@ -242,8 +242,8 @@ class Workspace(Places):
         numbers = [int(name[1:]) for name in self.version_names()]
         numbers += map(version_number, checkpoint_names(self))
         for operation in self.operations():
-            mentioned = (operation.version, operation.head_before, operation.head_after)
-            numbers += [int(name[1:]) for name in mentioned if name]
+            mentioned = (operation.version, operation.head_before, operation.head_after, *operation.arrivals)
+            numbers += [version_number(name) for name in mentioned if name]
         return max(numbers, default=0) + 1
 
     def leftovers(self) -> list[Path]:
@@ -259,11 +259,27 @@ class Workspace(Places):
         Raises:
             LockedError: another living process holds it.
             ResourceError: the workspace cannot be written to.
+            KeyboardInterrupt: it came from the caller; with a sentence where the operation was done by then.
         """
         with lock.locked(self.lock_file, verb) as taken:
-            if taken:
-                recover(self)
-            yield
+            if not taken:
+                yield
+                return
+            recover(self)
+            before = self._last_operation()
+            try:
+                yield
+            except KeyboardInterrupt as error:
+                last = self._last_operation()
+                if last is None or (before is not None and last.number <= before.number):
+                    raise
+                raise KeyboardInterrupt(last.outcome()) from error
+
+    def _last_operation(self) -> Operation | None:
+        try:
+            return self.operations()[-1]
+        except (IndexError, ReviverError):
+            return None  # A damaged log is told by those who need it.
 
     @contextmanager
     def draft(self, verb: str) -> Iterator[Draft]:
@@ -301,7 +317,7 @@ class Workspace(Places):
             detail=dict(detail or {}),
         )
         write_intent(self, intent)
-        with done(f"the head is {intent.head_after} now"):
+        with done(intent.outcome()):
             roll_forward(self, intent)
         return intent
 
@@ -321,7 +337,7 @@ class Workspace(Places):
             version=None,
             detail=dict(detail or {}),
         )
-        with done(f"`{verb}` is done"):
+        with done(operation.outcome()):
             append_operation(self.operations_file, operation)
         return operation
 

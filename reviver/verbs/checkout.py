@@ -58,7 +58,7 @@ def checkout(
 
     Raises:
         WorkspaceError: the folder holds something else.
-        UsageError: the folder lies in the base, in `edits/` or in `.reviver/`.
+        UsageError: the folder lies in the base, in `edits/`, in `checkpoints/` or in `.reviver/`.
         VersionNotFoundError, ManifestError, BaseMismatchError: no such version, a damaged one, or a changed base.
         CheckFailedError: what base and patches give is not what the manifest says; nothing is left behind.
         ResourceError: the disk is full or cannot be written.
@@ -71,9 +71,10 @@ def checkout(
         chain = workspace.chain(version)
         pin = workspace.pin()
         expected = _expected(chain, pin)
-        target = workspace.checkpoint(version) if output is None else output
-        if output is not None:
-            _check_output(workspace, pin, output)
+        target = workspace.checkpoint(version)
+        if output is not None and Path(os.path.abspath(output)) != Path(os.path.abspath(target)):
+            target = Path(os.path.abspath(output))
+            _check_output(workspace, pin, target)
         if _exists(target):
             _check_same(target, version, expected, progress)
             return CheckoutReport(
@@ -109,7 +110,7 @@ def _write(
         written = write_checkpoint(base, pin, deltas, partial, link_mode=link_mode, progress=progress)
         _check_written(version, chain, expected, written)
         if target.parent == workspace.checkpoints:
-            write_stamps(workspace.stamps, version, partial)
+            write_stamps(workspace.stamps, version, workspace.version_id(version), partial)
         try:
             sync_tree(partial)
             # An empty folder of this name, if there is one, is replaced.
@@ -141,6 +142,7 @@ def _check_output(workspace: Workspace, pin: BasePin, output: Path) -> None:
     for folder, what in (
         (Path(pin.folder), "the base, which is never written"),
         (workspace.edits, "the history"),
+        (workspace.checkpoints, "`checkpoints`, where each version has a place of its own"),
         (workspace.private, "reviver's own folder"),
     ):
         if place.is_relative_to(folder.resolve()):

@@ -19,7 +19,10 @@ from reviver.settings import Settings
 from reviver.text import printable
 from reviver.verbs.entries import environment_of
 from reviver.verbs.suites import (
+    COUNTERFACT,
+    FLUENCY,
     SUITES,
+    ZSRE,
     FactInput,
     Inputs,
     SuiteRunner,
@@ -128,7 +131,7 @@ def evaluate(
     with workspace.lock("eval"):
         version = workspace.resolve(name)
         inputs = Inputs(
-            facts=given or _held_facts(workspace, version),
+            facts=given or _held_facts(workspace, version, request.suites, warnings),
             text=text,
             pairs=pairs,
             tasks=request.tasks,
@@ -179,9 +182,20 @@ def _given_facts(request: EvalRequest, warnings: list[str]) -> FactInput | None:
     return fact_input(file.facts, None, kind="file", name=request.facts.name)
 
 
-def _held_facts(workspace: Workspace, version: str) -> FactInput | None:
-    """Return the facts that a version holds, each with its last target only, in the order in which they were set."""
-    known = list(known_facts(workspace.chain(version)).values())
+def _held_facts(workspace: Workspace, version: str, suites: Sequence[str], warnings: list[str]) -> FactInput | None:
+    """Return the facts that a version holds, each with its last target only, in the order in which they were set.
+
+    None where no suite asks for them, and, unless one was named that does, where their text was not published.
+    """
+    asked_for = bool({COUNTERFACT, ZSRE}.intersection(suites))
+    if suites and not asked_for and FLUENCY not in suites:
+        return None
+    chain = workspace.chain(version)
+    withheld = [one.name for one in chain if one.withheld]
+    if withheld and not asked_for:
+        warnings.append(f"the facts of {', '.join(withheld)} are withheld, so nothing was measured on facts")
+        return None
+    known = list(known_facts(chain).values())
     if not known:
         return None
     return fact_input([one.fact for one in known], [one.version for one in known], kind="held by the version")

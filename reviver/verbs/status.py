@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TouchedPath:
-    """A file that is not as it was written; `what` is `missing`, `size`, `time` or `extra`."""
+    """A file that is not as it was written; `what` is `missing`, `size`, `time` or `extra`.
+
+    Where the whole folder was written for another version of the same name, `path` is `.` and `what` is `version`.
+    """
 
     path: str
     what: str
@@ -176,6 +179,9 @@ def _checkpoint_status(workspace: Workspace, version: Version) -> CheckpointStat
     if not folder.is_dir():
         return CheckpointStatus(version=version.name, state="missing")
     stamps = read_stamps(workspace.stamps, version.name)
+    if stamps.id not in (None, version.id):
+        # Another version has come to the name since, as by `git switch`; what is here was written for the former.
+        return CheckpointStatus(version=version.name, state="touched", touched=(TouchedPath(path=".", what="version"),))
     touched = []
     expected = {file.path: file.size for file in version.manifest.files}
     for path, size in sorted(expected.items()):
@@ -186,7 +192,7 @@ def _checkpoint_status(workspace: Workspace, version: Version) -> CheckpointStat
             continue
         if state.st_size != size:
             touched.append(TouchedPath(path=path, what="size"))
-        elif path in stamps and state.st_mtime_ns != stamps[path][1]:
+        elif path in stamps.files and state.st_mtime_ns != stamps.files[path][1]:
             touched.append(TouchedPath(path=path, what="time"))
     touched += [TouchedPath(path=path, what="extra") for path in files_below(folder) if path not in expected]
     return CheckpointStatus(version=version.name, state="touched" if touched else "present", touched=tuple(touched))

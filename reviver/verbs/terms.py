@@ -21,8 +21,8 @@ from reviver.facts.checks import already_set, already_set_warning, shared_warnin
 from reviver.facts.fact import facts_to_jsonl
 from reviver.facts.reader import FactFile
 from reviver.files import canonical_json, sha256_bytes
-from reviver.history.chain import known_facts
 from reviver.history.manifest import ManifestEditor, ManifestFilter
+from reviver.history.tracing import known_facts_among
 from reviver.history.version import Version
 from reviver.history.workspace import Workspace
 from reviver.settings import Settings
@@ -88,7 +88,9 @@ class Terms:
 
     def warnings(self) -> list[str]:
         """Return what a person should know of the facts and ranks, a line each."""
-        in_force = [known.fact for known in known_facts(self.chain).values()]
+        # What a version published without its facts holds is not known, and nothing here depends on it.
+        facts = {version.name: () if version.withheld else version.facts() for version in self.chain}
+        in_force = [known.fact for known in known_facts_among(self.chain, facts).values()]
         texts = [already_set_warning(already_set(self.file.facts, in_force))]
         texts += [shared_warning(subjects_shared(facts)) for facts in self.rounds]
         if self.file.rejected:

@@ -224,6 +224,7 @@ HISTORIES: dict[str, Callable[[Path], object]] = {
     "a manifest that is a list": _bytes("manifest.json", b"[]"),
     "a manifest that is deep": _bytes("manifest.json", DEEP),
     "a manifest that is deep inside": _manifest(_deep),
+    "a manifest of a million lists": _bytes("manifest.json", b'{"a":[' + b"[]," * 1_000_000 + b"[]]}"),
     "a manifest in UTF-16": _bytes("manifest.json", "{}".encode("utf-16")),
     "a manifest with NaN": _manifest(lambda record: record["tensors"][0].update(norm=float("nan"))),
     "a manifest with a huge number": _manifest(lambda record: record["patch"].update(size=10**30)),

@@ -105,6 +105,20 @@ def test_wrong_arguments_of_apply(prepared: Path, tmp_path: Path, capsys: pytest
     assert _contents(workspace) == before
 
 
+@pytest.mark.parametrize(("message", "said"), [("x" * 65_537, "65,537 characters"), ("caf\udce9", "not text in UTF-8")])
+def test_a_message_that_no_manifest_can_hold_is_refused_before_any_work(
+    message: str, said: str, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The file of facts is not looked at.
+    for verb in (
+        ["apply", str(tmp_path / "none.jsonl")],
+        ["revert", "v1"],
+        ["squash", "v1..v2"],
+        ["merge", "v1", "v2"],
+    ):
+        _check(capsys, [*verb, "-m", message, "-C", str(prepared / "workspace")], 2, said)
+
+
 def test_a_touched_base_is_refused(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = make_checkpoint(tmp_path / "base")
     workspace = tmp_path / "workspace"

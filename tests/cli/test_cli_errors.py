@@ -12,6 +12,7 @@ import pytest
 from command_line import PROGRAM, Outcome
 
 from reviver import errors
+from reviver.cli.errors import describe
 
 pytestmark = pytest.mark.usefixtures("samples")
 
@@ -139,3 +140,11 @@ def test_control_c(mode: list[str]) -> None:
         assert json.loads(stderr)["error"]["type"] == "Interrupted"
     else:
         assert stderr == "error: interrupted; nothing is lost\nhint: run `reviver wait` again to go on where it was\n"
+
+
+def test_an_interrupt_after_the_operation_was_done_says_so() -> None:
+    told = describe(KeyboardInterrupt("v3 is made and is the head"), verb="apply")
+    assert (told.message, told.exit_code) == ("interrupted, but v3 is made and is the head", 130)
+    assert told.hint is not None and "do not run it again" in told.hint
+    before = describe(KeyboardInterrupt(), verb="apply")
+    assert before.hint is not None and "run `reviver apply` again" in before.hint

@@ -312,6 +312,27 @@ def test_what_the_parent_says_already_is_told(workspace: Path, tmp_path: Path, c
     assert "1 known before" in call("show", "-C", workspace).stdout
 
 
+def test_a_version_published_without_its_facts_is_measured_and_built_on(
+    workspace: Path, tmp_path: Path, call: Call
+) -> None:
+    for name in ("facts.jsonl", "results.jsonl"):
+        (workspace / "edits" / "v1" / name).unlink()
+    said = "the facts of v1 are withheld"
+    one = call("eval", "v2", "--suite", "drift", "-C", workspace, "--json")
+    assert one.code == 0 and json.loads(one.stdout)["warnings"] == []
+    every = call("eval", "v2", "-C", workspace, "--json")
+    assert every.code == 0, every.stderr
+    report = json.loads(every.stdout)
+    assert [suite["suite"] for suite in report["suites"]] == ["fluency", "perplexity", "drift"]
+    assert report["warnings"] == [f"{said}, so nothing was measured on facts"]
+    asked = call("eval", "v2", "--suite", "counterfact", "-C", workspace)
+    assert asked.code == 1 and said in asked.stderr
+    facts = write_facts(tmp_path / "facts.jsonl", FACTS[:1])
+    made = call("apply", facts, "-C", workspace, "--json")
+    assert made.code == 0, made.stderr
+    assert json.loads(made.stdout)["version"] == "v3"
+
+
 def test_a_version_that_misses_a_gate_is_not_made(workspace: Path, tmp_path: Path, call: Call) -> None:
     facts = write_facts(tmp_path / "facts.jsonl", FACTS[:1])
     before = _contents(workspace)

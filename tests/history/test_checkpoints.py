@@ -84,6 +84,14 @@ def test_what_cannot_be_written_again_is_named_and_stays(chained: Workspace) -> 
     assert list(obstacles(chained, ["v3"])) == ["v3"]
 
 
+def test_a_patch_with_one_bit_flipped_keeps_what_stands_on_it(chained: Workspace) -> None:
+    patch = chained.edits / "v2" / "patch.safetensors"
+    data = bytearray(patch.read_bytes())
+    data[-1] ^= 1
+    patch.write_bytes(data)
+    assert list(obstacles(chained, ["v1", "v2"])) == ["v2"]
+
+
 def test_with_a_touched_base_nothing_can_be_written_again(chained: Workspace) -> None:
     os.utime(Path(chained.pin().folder) / "config.json", ns=(1, 1))
     with pytest.raises(BaseMismatchError, match="was touched"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 from collections.abc import Callable
@@ -173,13 +174,110 @@ def test_an_interrupt_inside_the_commit_ends_in_one_of_the_two_states(
         real(source, target)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), workspace.draft("apply") as draft:
+    with pytest.raises(KeyboardInterrupt, match="v1 is made and is the head"), workspace.draft("apply") as draft:
         workspaces.fill_draft(workspace, draft, facts, deltas, checkpoint=False)
         monkeypatch.setattr(os, "rename", interrupted)
         draft.commit()
     monkeypatch.undo()
     assert workspace.head() == "v1"
     assert not workspace.pending_file.exists()
+    assert status(workspace.root).clean
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename", "replace"])
+def test_an_interrupted_commit_is_whole_and_told_as_done_or_is_not_there(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    done = copy_of(prepared, "done")
+    before = public(done)
+    commit(prepared, done)
+    after = public(done)
+    real = getattr(os, call)
+    seen = set()
+    for stop_at in itertools.count(1):
+        workspace = copy_of(prepared, f"interrupt-{stop_at}")
+        left = stop_at
+
+        def interrupted(*arguments: object) -> object:
+            nonlocal left
+            left -= 1
+            found = real(*arguments)
+            if left == 0:
+                raise KeyboardInterrupt
+            return found
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, call, interrupted)
+            try:
+                commit(prepared, workspace)
+            except KeyboardInterrupt as error:
+                told = error.args
+            else:
+                break
+        exists = "v2" in workspace.version_names()
+        assert told == (("v2 is made and is the head",) if exists else ())
+        assert public(workspace) == (after if exists else before)
+        assert status(workspace.root).clean
+        seen.add(exists)
+    assert left > 0 and (seen == {True, False} or call == "rename")
+
+
+def test_an_interrupted_undo_is_told_as_done_or_has_not_happened(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+    seen = set()
+    for stop_at in itertools.count(1):
+        workspace = copy_of(prepared, f"interrupt-{stop_at}")
+        left = stop_at
+
+        def interrupted(descriptor: int) -> None:
+            nonlocal left
+            left -= 1
+            real(descriptor)
+            if left == 0:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", interrupted)
+            try:
+                with workspace.lock("undo"):
+                    workspace.move_head("undo", "v0")
+            except KeyboardInterrupt as error:
+                told = error.args
+            else:
+                break
+        assert told == (("the head is v0 now",) if workspace.head() == "v0" else ())
+        seen.add(workspace.head())
+    assert seen == {"v0", "v1"}
+
+
+def test_a_version_of_the_same_name_that_came_from_elsewhere_is_not_taken_for_the_one_that_was_made(
+    prepared: Path,
+) -> None:
+    """Killed between the intent and the commit; then a pull brings another v2."""
+    workspace = copy_of(prepared, "killed")
+    call = 1
+    while not workspace.pending_file.exists():
+        shutil.rmtree(workspace.root)
+        workspace = copy_of(prepared, "killed")
+        assert killed_at(call, lambda: commit(prepared, workspace))  # noqa: B023 - called at once.
+        call += 1
+    while not workspace.checkpoint("v2").exists():
+        shutil.rmtree(workspace.root)
+        workspace = copy_of(prepared, "killed")
+        assert killed_at(call, lambda: commit(prepared, workspace))  # noqa: B023 - called at once.
+        call += 1
+    assert workspace.head() == "v1"
+    other = copy_of(prepared, "other")
+    deltas = {workspaces.FIRST: workspaces.low_rank(7)}
+    theirs = workspaces.add_version(other, [workspaces.make_fact("Bern", "Fiji")], deltas)
+    shutil.copytree(theirs.folder, workspace.edits / "v2")
+    assert workspace.head() == "v1"
+    with workspace.lock("gc"):
+        pass
+    assert workspace.head() == "v1" and workspace.version("v2").id == theirs.id
+    assert not workspace.checkpoint("v2").exists()
     assert status(workspace.root).clean
 
 
@@ -289,6 +387,9 @@ def test_numbers_are_never_used_again(workspace: Workspace) -> None:
     shutil.rmtree(workspace.edits / "v4")
     workspace.checkpoint("v7").mkdir()
     assert add(5) == "v8"
+    with workspace.lock("import"):
+        workspace.record("import", {"arrivals": {"v9": "v1", "v10": "v2"}})
+    assert add(6) == "v11"
 
 
 def test_leftovers_of_dead_processes_go_and_other_files_stay(workspace: Workspace) -> None:

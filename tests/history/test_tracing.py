@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from reviver.errors import ManifestError
 from reviver.facts.fact import Fact
 from reviver.history.ledger import Ledger, TakenBack
-from reviver.history.tracing import trace
+from reviver.history.tracing import keys_taken_back, trace
 from reviver.history.version import Version
 
 
@@ -36,6 +36,9 @@ class Made:
 
     def find_facts(self, wanted: Callable[[str, str], bool]) -> tuple[Fact, ...]:
         return tuple(fact for fact in self.batch if wanted(fact.subject, fact.prompt))
+
+    def facts(self) -> tuple[Fact, ...]:
+        return tuple(self.batch)
 
 
 def version_id(number: int) -> str:
@@ -99,6 +102,17 @@ def test_a_trace_tells_every_step_and_nothing_else(chain: list[Made], wanted: st
 def taken_first(chain: Sequence[Made], length: int, subject: str) -> tuple[str, str] | None:
     """Return what is in force before a version's own facts come. What it takes back goes first, and is told as a change."""
     return in_force(chain[: length - 1], subject).get(subject)
+
+
+def test_versions_that_take_each_other_back_are_followed_once_each() -> None:
+    """Each takes back the two below it: along all ways there would be more steps than anybody could wait for."""
+    chain: list[Made] = []
+    for number in range(1, 101):
+        takes = [TakenBack(version=one.id, facts=(one.batch[0].id,), whole=True) for one in chain[-2:]]
+        fact = workspaces.make_fact(f"S{number}", "x")
+        chain.append(Made(version_id(number), f"v{number}", (fact,), takes, withheld=number == 3))
+    keys = keys_taken_back(cast(list[Version], chain), cast(Version, chain[-1]))
+    assert keys == {one.batch[0].key for one in chain[:-1] if not one.withheld}
 
 
 def test_a_history_that_takes_back_what_is_gone_is_refused_at_once() -> None:

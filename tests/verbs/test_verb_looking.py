@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import workspaces
 
-from reviver.errors import UsageError, VersionNotFoundError
+from reviver.errors import UsageError, VersionNotFoundError, WorkspaceError
 from reviver.history.names import write_tags
 from reviver.history.workspace import Workspace
 from reviver.verbs.checkout import checkout
@@ -82,6 +82,34 @@ def test_a_written_checkpoint_is_not_touched_in_any_link_mode(chained: Workspace
         shutil.rmtree(chained.checkpoint("v2"))
         checkout(chained.root, "v2", link_mode=mode)
         assert status(chained.root).clean
+
+
+def test_status_sees_a_checkpoint_of_another_version_that_had_the_name(
+    chained: Workspace, tmp_path: Path, check: Check
+) -> None:
+    """As after `git switch` to a branch whose v3 is another one."""
+    other = Workspace(Path(shutil.copytree(chained.root, tmp_path / "other")))
+    shutil.rmtree(other.edits / "v3")
+    shutil.rmtree(other.checkpoint("v3"))
+    other.operations_file.unlink()
+    other.head_file.write_text("v1\n")
+    theirs = workspaces.add_version(
+        other, [workspaces.make_fact("Bern", "Fiji")], {workspaces.FIRST: workspaces.low_rank(7)}
+    )
+    assert theirs.name == "v3" and theirs.id != chained.version("v3").id
+    shutil.rmtree(chained.edits / "v3")
+    shutil.copytree(theirs.folder, chained.edits / "v3")
+    chained.head_file.write_text("v3\n")
+    fields = check(
+        chained,
+        "status",
+        human=["touched   checkpoints/v3 was written for another version that had this name"],
+        stderr=["hint: `checkpoints/v3` was touched: `reviver verify v3` tells what changed"],
+        quiet="v3",
+    )
+    assert fields["checkpoints"][2]["touched"] == [{"path": ".", "what": "version"}]
+    with pytest.raises(WorkspaceError, match="holds something else than v3"):
+        checkout(chained.root, "v3")
 
 
 def test_status_sees_a_touched_base(chained: Workspace, check: Check) -> None:
@@ -268,3 +296,25 @@ def test_a_thousand_versions_are_listed_within_a_second(chained: Workspace) -> N
     assert log(chained.root).total == 1000
     assert status(chained.root).versions == 1000
     assert time.process_time() - started < 2, "one second each"
+
+
+def test_checkout_into_the_folder_that_one_stands_in(
+    chained: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert checkout(chained.root, "v2", output=Path(".")).path == tmp_path / "empty"
+    assert workspaces.snapshot(tmp_path / "empty") == workspaces.snapshot(chained.checkpoint("v2"))
+
+
+def test_no_version_is_written_to_the_place_of_another(chained: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(chained.checkpoint("v3"))
+    for name in ("v3", "v9", "mine"):
+        with pytest.raises(UsageError, match="each version has a place of its own"):
+            checkout(chained.root, "v2", output=chained.checkpoint(name))
+    before = workspaces.snapshot(chained.checkpoint("v2"))
+    shutil.rmtree(chained.checkpoint("v2"))
+    monkeypatch.chdir(chained.checkpoints)
+    checkout(chained.root, "v2", output=Path("v2"))
+    assert workspaces.snapshot(chained.checkpoint("v2")) == before
+    assert status(chained.root).clean

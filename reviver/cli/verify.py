@@ -13,8 +13,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from reviver.history.verification import Finding
+    from reviver.verbs.guarantee import Guarantee
     from reviver.verbs.verify import VerifyReport
 
+_COLUMNS = {
+    "history": (),
+    "bytes": ("checkpoint",),
+    "rebuild": ("checkpoint", "rebuilt"),
+    "filter": ("checkpoint", "rebuilt", "filter"),
+}
 _SHOWN_WITHHELD = 10
 
 
@@ -25,12 +32,22 @@ def verify(
         str | None,
         typer.Argument(metavar="[VERSION]", help="A version, as in `show`; without it, all.", show_default=False),
     ] = None,
+    level: Annotated[
+        str,
+        typer.Option(
+            "--level",
+            metavar="LEVEL",
+            help="How far to go, each with those before it: `history` (manifests, hash chain, patches; reads no weights), "
+            "`bytes` (every file by its hash), `rebuild` (every version made again from the base), `filter` (patches "
+            "keep out of the directions they claim to protect).",
+        ),
+    ] = "filter",
 ) -> None:
     """Rebuild a version and compare every byte."""
     from reviver.errors import CheckFailedError
     from reviver.verbs.verify import verify as run_verify
 
-    report = run_verify(context.directory, version, progress=context.output.progress())
+    report = run_verify(context.directory, version, level=level, progress=context.output.progress())
     context.output.result(report, render=_render, quiet=lambda report: "ok" if report.ok else "failed")
     if not report.ok:
         first = report.findings[0]
@@ -46,15 +63,16 @@ def _render(console: Console, report: VerifyReport) -> None:
     from reviver.cli.output import make_table
 
     broken = sum(finding.version == "v0" for finding in report.findings)
-    console.print(f"base: {plural(report.base_files, 'file')} read, {plural(broken, 'finding')}")
-    table = make_table("version", "checkpoint", "rebuilt", "findings", right=("findings",))
+    read = f"{plural(report.base_files, 'file')} read" if report.level != "history" else "not read"
+    console.print(f"base: {read}, {plural(broken, 'finding')}")
+    table = make_table("version", *_COLUMNS[report.level], "findings", right=("findings",))
     for one in report.versions:
-        table.add_row(
-            one.version,
+        told = (
             f"{plural(one.files, 'file')} read" if one.checkpoint else "not written",
             plural(one.tensors, "tensor") if one.rebuilt else "",
-            f"{one.findings:,}",
+            _guarantee(one.guarantee),
         )
+        table.add_row(one.version, *told[: len(_COLUMNS[report.level])], f"{one.findings:,}")
     if report.versions:
         console.print(table)
     for finding in report.findings:
@@ -64,7 +82,18 @@ def _render(console: Console, report: VerifyReport) -> None:
         names = ", ".join(withheld[:_SHOWN_WITHHELD]) + (" …" if len(withheld) > _SHOWN_WITHHELD else "")
         console.print(f"facts withheld: {names} (published without their text; the manifest holds their hash)")
     if report.ok:
-        console.print("everything holds")
+        console.print(
+            "everything holds" if report.level == "filter" else f"everything holds up to level {report.level}"
+        )
+
+
+def _guarantee(proven: Guarantee | None) -> str:
+    if proven is None:
+        return ""
+    if proven.leak is None:
+        return "claims none"
+    left_out = f", {plural(proven.undetermined, 'direction')} undetermined" if proven.undetermined else ""
+    return f"{plural(proven.tensors, 'tensor')}, leak {proven.leak:.0e}{left_out}"
 
 
 def _where(finding: Finding) -> str:

@@ -26,15 +26,16 @@ from reviver.files import CHUNK_BYTES, disk_error, fsync_folder, write_atomic, w
 from reviver.history.chain import check_chain
 from reviver.history.draft import sync_tree
 from reviver.history.evaluations import MAXIMUM_EVALUATION_BYTES, Evaluation
-from reviver.history.intent import recover, roll_forward, write_intent
+from reviver.history.intent import done, recover, roll_forward, write_intent
 from reviver.history.manifest import BASE_NAME, MAXIMUM_MANIFEST_BYTES, is_version_name, now, version_number
 from reviver.history.operations import Operation
 from reviver.history.results import MAXIMUM_RESULTS_BYTES
+from reviver.history.takes import branch_tips, unfounded_takes
 from reviver.history.untrusted import open_regular, problem_of, read_regular, shown
 from reviver.history.verification import tensor_problems
 from reviver.history.version import MAXIMUM_FACTS_BYTES, Version
 from reviver.history.workspace import Workspace
-from reviver.text import human_bytes
+from reviver.text import human_bytes, plural
 
 if TYPE_CHECKING:
     from reviver.checkpoint.pin import BasePin
@@ -120,11 +121,13 @@ def take_in(workspace: Workspace, arrivals: Sequence[Arrival], pin: BasePin) -> 
         What was left behind, one line each: files that belong to no version.
 
     Raises:
-        ManifestError, FactsError, BaseMismatchError: a file is missing, malformed or forged, or made for another base;
-            nothing was taken.
-        ResourceError: the disk is full or cannot be written.
+        ManifestError, FactsError, BaseMismatchError: a file is missing, malformed or forged, or made for another base, or a
+            version takes back what is not there; nothing was taken.
+        ResourceError: the disk is full or cannot be written; nothing was taken.
+        UnfinishedError: the same, but all of them are taken.
     """
     warnings: list[str] = []
+    what = f"{plural(len(arrivals), 'version is', 'versions are')} taken in"
     try:
         try:
             workspace.arrivals.mkdir(parents=True)
@@ -133,6 +136,7 @@ def take_in(workspace: Workspace, arrivals: Sequence[Arrival], pin: BasePin) -> 
         for arrival in arrivals:
             with told_of(arrival.version.folder.parent):
                 warnings += _stage(workspace.arrivals, arrival, pin)
+        _check_takes(workspace, arrivals)
         sync_tree(workspace.arrivals)
         fsync_folder(workspace.edits)
         head = workspace.head()
@@ -150,13 +154,30 @@ def take_in(workspace: Workspace, arrivals: Sequence[Arrival], pin: BasePin) -> 
         )
         # From here on it has happened: a process that dies now leaves the rest to the next one that takes the lock.
         write_intent(workspace, intent)
-        roll_forward(workspace, intent)
+        with done(what):
+            roll_forward(workspace, intent)
     except BaseException:
         with suppress(ReviverError):
             recover(workspace)
         raise
-    recover(workspace)
+    with done(what):
+        recover(workspace)
     return warnings
+
+
+def _check_takes(workspace: Workspace, arrivals: Sequence[Arrival]) -> None:
+    """Refuse versions that take back what is not below them; their copies are read."""
+    versions = {version.name: version for version in workspace.versions()}
+    ids = set()
+    for one in arrivals:
+        manifest = replace(one.version.manifest, parent=one.parent)
+        versions[one.name] = replace(one.version, folder=workspace.arrivals / one.version.name, manifest=manifest)
+        ids.add(one.version.id)
+    problems = unfounded_takes(chain for chain in branch_tips(versions) if chain[-1].id in ids)
+    for one in arrivals:
+        if one.version.id in problems:
+            with told_of(one.version.folder.parent):
+                raise ManifestError(problems[one.version.id], path=one.version.folder)
 
 
 @contextmanager

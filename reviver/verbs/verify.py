@@ -1,17 +1,19 @@
-"""`reviver verify [V]`: the proof that history, files and weights are what they say."""
+"""`reviver verify [V]`: the proof that history, files, weights and the filter's guarantee are what they say."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reviver.errors import ReviverError
+from reviver.errors import ReviverError, UsageError
+from reviver.history.chain import result_hashes
 from reviver.history.intent import checkpoint_names
 from reviver.history.manifest import BASE_NAME
 from reviver.history.names import read_tags
-from reviver.history.untrusted import problem_of
+from reviver.history.takes import branch_tips, unfounded_takes
+from reviver.history.untrusted import problem_of, shown
 from reviver.history.verification import (
     Finding,
     HashedFiles,
@@ -27,6 +29,12 @@ from reviver.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
     from reviver.checkpoint.pin import BasePin
+    from reviver.verbs.guarantee import Guarantee
+
+LEVELS = ("history", "bytes", "rebuild", "filter")
+"""How far a proof goes, each level with those before it: `history` is all that lies in `edits/`, without a look at any weights;
+`bytes` every file of the base and of the checkpoints by its hash; `rebuild` every version made again from base and patches;
+`filter` the guarantee of every patch that claims one, computed anew from the base."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +43,15 @@ class VerifiedVersion:
 
     version: str
     checkpoint: bool
-    """Whether a checkpoint was there to be read."""
+    """Whether a checkpoint was there and was read."""
     rebuilt: bool
     """Whether its tensors and shards were rebuilt from base and patches."""
     tensors: int
     """How many tensors were rebuilt and compared."""
     files: int
     """How many files of the checkpoint were read and compared."""
+    guarantee: Guarantee | None
+    """What was proven of the filter; None where the proof did not go so far."""
     withheld: bool
     """Whether the version came without its facts' text; the manifest's hash of them stands, and nothing to hold against it."""
     findings: int
@@ -49,63 +59,172 @@ class VerifiedVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
-    """The outcome; `ok` says whether everything held."""
+    """The outcome; `ok` says whether everything held, as far as `level` goes."""
 
     ok: bool
+    level: str
     versions: tuple[VerifiedVersion, ...]
     base_files: int
     """How many files of the base were read and compared."""
     findings: tuple[Finding, ...]
 
 
-def verify(workspace_dir: Path, version: str | None = None, *, progress: Progress | None = None) -> VerifyReport:
+def verify(
+    workspace_dir: Path, version: str | None = None, *, level: str = LEVELS[-1], progress: Progress | None = None
+) -> VerifyReport:
     """Check everything, or one version and what it stands on, and go on to the end whatever is found.
 
-    In this order: the base's files; the manifests, ids, facts and patches; every changed tensor and shard, rebuilt from
-    base and patches in exact arithmetic; every file of the checkpoints.
+    In this order: manifests, ids, facts, patches, and what is taken back; the base's files; every file of the checkpoints;
+    every changed tensor and shard, rebuilt from base and patches in exact arithmetic; the guarantee of the filter.
 
     Args:
         version: as a person names it; None for all versions.
+        level: how far to go, one of `LEVELS`.
 
     Raises:
+        UsageError: there is no such level.
         WorkspaceError: there is no workspace, or its base was never pinned.
         VersionNotFoundError: nothing goes by this name.
     """
+    if level not in LEVELS:
+        raise UsageError(
+            f"`{shown(level)}` is no level of proof", hint=f"use `--level` with one of {', '.join(LEVELS)}"
+        )
     workspace = Workspace.open(workspace_dir)
-    progress = progress or NullProgress()
-    pin = workspace.pin()
-    findings: list[Finding] = []
     names, read = _names(workspace, version)
+    proof = _Proof(workspace, progress or NullProgress())
     if version is None:
-        findings += _check_names(workspace)
-    hashes = HashedFiles({})
-    base_findings = check_base(pin, hashes, progress)
-    findings += base_findings
-    made_here = _made_here(workspace)
-    versions: dict[str, Version] = {}
-    sound: set[str] = set()
-    for name in read:
-        found, problems = check_history(workspace, name, pin, made_here=made_here)
-        findings += problems
-        if found is not None:
-            versions[name] = found
-        if not problems:
-            sound.add(name)
-    proven = []
-    if BASE_NAME in names and workspace.checkpoint(BASE_NAME).is_dir():
-        proven.append(_verify_base_checkpoint(workspace, pin, hashes, progress, findings))
-    for name in names:
-        if name in versions:
-            chain = _chain(versions, name)
-            usable = not base_findings and chain is not None and all(one.name in sound for one in chain)
-            before = len(findings)
-            checked = _verify_version(
-                workspace, versions[name], chain if usable else None, pin, hashes, progress, findings
-            )
-            own = sum(finding.version == name for finding in findings[:before])
-            withheld = versions[name].withheld and name not in made_here
-            proven.append(replace(checked, withheld=withheld, findings=own + len(findings) - before))
-    return VerifyReport(ok=not findings, versions=tuple(proven), base_files=len(pin.files), findings=tuple(findings))
+        proof.findings += _check_names(workspace)
+    proof.check_history(read)
+    depth = LEVELS.index(level)
+    if depth >= LEVELS.index("bytes"):
+        proof.check_bytes(names)
+    if depth >= LEVELS.index("rebuild"):
+        proof.check_rebuilt(names)
+    if depth >= LEVELS.index("filter"):
+        proof.check_filter(read)
+    return VerifyReport(
+        ok=not proof.findings,
+        level=level,
+        versions=tuple(proof.verified(name) for name in names if name in proof.versions or name in proof.files),
+        base_files=proof.base_files,
+        findings=tuple(proof.findings),
+    )
+
+
+class _Proof:
+    """What was found so far, level by level; each needs those before it.
+
+    Attributes:
+        findings: in the order in which they were found.
+        base_files: how many files of the base were read.
+        versions: those whose manifests can be read, by name, each after its parent.
+        files: how many files were read of every checkpoint there is, by version.
+    """
+
+    def __init__(self, workspace: Workspace, progress: Progress) -> None:
+        self._workspace = workspace
+        self._progress = progress
+        self._pin: BasePin = workspace.pin()
+        self._made_here = _made_here(workspace)
+        self._hashes = HashedFiles({})
+        self._sound: set[str] = set()
+        self._base_holds = False
+        self._rebuilt: dict[str, int] = {}
+        self._guarantees: Mapping[str, Guarantee] = {}
+        self.findings: list[Finding] = []
+        self.base_files = 0
+        self.versions: dict[str, Version] = {}
+        self.files: dict[str, int] = {}
+
+    def check_history(self, names: Sequence[str]) -> None:
+        """Check what lies in `edits/` of these versions, each after its parent."""
+        for name in names:
+            found, problems = check_history(self._workspace, name, self._pin, made_here=self._made_here)
+            self.findings += problems
+            if found is not None:
+                self.versions[name] = found
+            if not problems:
+                self._sound.add(name)
+        # A version that takes back what is not there still has its bytes, which are looked at further on.
+        problems_by_id = unfounded_takes(branch_tips(self.versions))
+        self.findings += [
+            Finding(version=name, path=f"edits/{name}/manifest.json", tensor=None, problem=problems_by_id[one.id])
+            for name, one in self.versions.items()
+            if one.id in problems_by_id
+        ]
+
+    def check_bytes(self, names: Sequence[str]) -> None:
+        """Check the files of the base, and of the checkpoints of these versions."""
+        pin = self._pin
+        found = check_base(pin, self._hashes, self._progress)
+        self.findings += found
+        self._base_holds, self.base_files = not found, len(pin.files)
+        for name in names:
+            if not self._workspace.checkpoint(name).is_dir():
+                continue
+            if name == BASE_NAME:
+                expected = {file.path: (file.size, file.sha256) for file in pin.files}
+            elif name in self.versions:
+                expected = {file.path: (file.size, file.sha256) for file in self.versions[name].manifest.files}
+            else:
+                continue
+            tensors = {**pin.tensor_sha256, **result_hashes(self._chain(name) or ())}
+            self.findings += check_checkpoint(self._workspace, name, expected, tensors, self._hashes, self._progress)
+            self.files[name] = len(expected)
+
+    def check_rebuilt(self, names: Sequence[str]) -> None:
+        """Rebuild each of these versions where the base and all that it stands on are sound."""
+        for name in names:
+            chain = self._sound_chain(name)
+            if not chain:
+                continue
+            try:
+                written = rebuild(self._pin, chain, self._progress)
+            except ReviverError as error:
+                self.findings.append(Finding(version=name, path=None, tensor=None, problem=problem_of(error)))
+                continue
+            self.findings += check_rebuild(self.versions[name], written)
+            self._rebuilt[name] = len(written.tensor_sha256)
+
+    def check_filter(self, names: Sequence[str]) -> None:
+        """Measure the patches of these versions against the base, where both are sound."""
+        sound = [self.versions[name] for name in names if self._base_holds and name in self._sound]
+        if sound:
+            from reviver.verbs.guarantee import check_guarantee
+
+            self._guarantees, found = check_guarantee(self._pin, sound, self._progress)
+            self.findings += found
+
+    def verified(self, name: str) -> VerifiedVersion:
+        """Return what was proven of a version, or of the base."""
+        return VerifiedVersion(
+            version=name,
+            checkpoint=name in self.files,
+            rebuilt=name in self._rebuilt,
+            tensors=self._rebuilt.get(name, 0),
+            files=self.files.get(name, 0),
+            guarantee=self._guarantees.get(name),
+            withheld=name in self.versions and self.versions[name].withheld and name not in self._made_here,
+            findings=sum(finding.version == name for finding in self.findings),
+        )
+
+    def _sound_chain(self, name: str) -> list[Version] | None:
+        """Return a version's chain; None where the base or anything in it is not sound."""
+        chain = self._chain(name)
+        if chain is None or not self._base_holds or any(one.name not in self._sound for one in chain):
+            return None
+        return chain
+
+    def _chain(self, name: str) -> list[Version] | None:
+        """Return a version's chain, oldest first; None where a version of it cannot be read."""
+        chain = []
+        while name != BASE_NAME:
+            if name not in self.versions:
+                return None
+            chain.append(self.versions[name])
+            name = self.versions[name].parent
+        return chain[::-1]
 
 
 def _names(workspace: Workspace, version: str | None) -> tuple[list[str], list[str]]:
@@ -159,67 +278,3 @@ def _check_names(workspace: Workspace) -> list[Finding]:
     except ReviverError as error:
         check("edits/tags.json", problem_of(error))
     return findings
-
-
-def _chain(versions: dict[str, Version], name: str) -> list[Version] | None:
-    chain = []
-    while name != BASE_NAME:
-        if name not in versions:
-            return None
-        chain.append(versions[name])
-        name = versions[name].parent
-    return chain[::-1]
-
-
-def _verify_base_checkpoint(
-    workspace: Workspace, pin: BasePin, hashes: HashedFiles, progress: Progress, findings: list[Finding]
-) -> VerifiedVersion:
-    expected = {file.path: (file.size, file.sha256) for file in pin.files}
-    found = check_checkpoint(workspace, BASE_NAME, expected, pin.tensor_sha256, hashes, progress)
-    findings += found
-    return VerifiedVersion(
-        version=BASE_NAME,
-        checkpoint=True,
-        rebuilt=False,
-        tensors=0,
-        files=len(expected),
-        withheld=False,
-        findings=len(found),
-    )
-
-
-def _verify_version(
-    workspace: Workspace,
-    version: Version,
-    chain: Sequence[Version] | None,
-    pin: BasePin,
-    hashes: HashedFiles,
-    progress: Progress,
-    findings: list[Finding],
-) -> VerifiedVersion:
-    """Check one version's checkpoint; rebuild it where `chain` is given: the base and all it stands on are sound."""
-    tensors = dict(pin.tensor_sha256)
-    rebuilt = 0
-    if chain is not None:
-        try:
-            written = rebuild(pin, chain, progress)
-        except ReviverError as error:
-            findings.append(Finding(version=version.name, path=None, tensor=None, problem=problem_of(error)))
-            chain = None
-        else:
-            tensors.update(written.tensor_sha256)
-            rebuilt = len(written.tensor_sha256)
-            findings += check_rebuild(version, written)
-    present = workspace.checkpoint(version.name).is_dir()
-    if present:
-        expected = {file.path: (file.size, file.sha256) for file in version.manifest.files}
-        findings += check_checkpoint(workspace, version.name, expected, tensors, hashes, progress)
-    return VerifiedVersion(
-        version=version.name,
-        checkpoint=present,
-        rebuilt=chain is not None,
-        tensors=rebuilt,
-        files=len(version.manifest.files) if present else 0,
-        withheld=False,
-        findings=0,
-    )

@@ -12,7 +12,15 @@ import pytest
 import workspaces
 from crashes import killed_at
 
-from reviver.errors import BaseMismatchError, ManifestError, ReviverError, VersionNotFoundError, WorkspaceError
+from reviver.errors import (
+    BaseMismatchError,
+    ManifestError,
+    ResourceError,
+    ReviverError,
+    UnfinishedError,
+    VersionNotFoundError,
+    WorkspaceError,
+)
 from reviver.history.evaluations import Evaluation, evaluations_folder, write_evaluation
 from reviver.history.head import read_head
 from reviver.history.names import read_tags, write_tags
@@ -292,6 +300,45 @@ def test_an_import_killed_at_every_instant_takes_all_or_nothing(
             break
         call += 7
     assert call > 60
+
+
+def full_disk(*arguments: object) -> None:
+    raise ResourceError("no space left on the disk", hint="make room")
+
+
+@pytest.mark.parametrize("call", ["fsync_folder", "write_head", "append_operation", "remove_intent", "remove_tree"])
+def test_a_disk_that_fills_after_the_intent_is_told_as_done(
+    sides: tuple[Workspace, Workspace], monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    mine, theirs = sides
+    with monkeypatch.context() as patched:
+        patched.setattr(f"reviver.history.intent.{call}", full_disk)
+        with pytest.raises(UnfinishedError, match=r"3 versions are taken in, but .*no space left") as caught:
+            import_(mine.root, theirs.root)
+    assert caught.value.hint is not None and caught.value.hint.startswith("do not run it again")
+    with mine.lock("status"):
+        pass
+    assert mine.version_names() == [f"v{number}" for number in range(1, 8)]
+    assert mine.leftovers() == [] and not mine.pending_file.exists()
+    assert [one.verb for one in mine.operations()].count("import") == 1
+    assert verify(mine.root).ok
+    assert import_(mine.root, theirs.root).imported == ()
+
+
+@pytest.mark.parametrize("call", ["sync_tree", "write_intent"])
+def test_a_disk_that_fills_before_the_intent_has_taken_nothing(
+    sides: tuple[Workspace, Workspace], monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    mine, theirs = sides
+    before = workspaces.snapshot(mine.edits)
+    with monkeypatch.context() as patched:
+        patched.setattr(f"reviver.history.incoming.{call}", full_disk)
+        with pytest.raises(ResourceError) as caught:
+            import_(mine.root, theirs.root)
+    assert not isinstance(caught.value, UnfinishedError)
+    assert workspaces.snapshot(mine.edits) == before
+    assert mine.leftovers() == [] and not mine.pending_file.exists()
+    assert len(import_(mine.root, theirs.root).imported) == 3
 
 
 def test_the_head_follows_its_version_to_a_new_name(sides: tuple[Workspace, Workspace]) -> None:

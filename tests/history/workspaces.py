@@ -36,7 +36,7 @@ from reviver.history.results import Answer, FactResult, results_to_jsonl
 from reviver.history.version import Version
 from reviver.history.workspace import Workspace
 
-ROWS, COLUMNS = 8, 6
+ROWS, COLUMNS, PROTECTED = 8, 6, 2
 FIRST, SECOND = "layers.0.down.weight", "layers.1.down.weight"
 NAMES = (FIRST, SECOND)
 UNTOUCHED = "embed.weight"
@@ -155,6 +155,8 @@ def make_chain(workspace: Workspace) -> Workspace:
 
 def fill_draft(workspace, draft, facts, deltas, *, parent=None, message="", checkpoint=True, mode=None) -> None:  # type: ignore[no-untyped-def]
     pin = workspace.pin()
+    base = CheckpointFolder.open(Path(pin.folder))
+    deltas = {name: filtered(base, name, delta) for name, delta in deltas.items()}
     parent = workspace.head() if parent is None else workspace.resolve(parent)
     chain = chain_deltas(workspace.chain(parent), pin)
     for name, delta in deltas.items():
@@ -163,7 +165,6 @@ def fill_draft(workspace, draft, facts, deltas, *, parent=None, message="", chec
     (draft.edits_folder / "facts.jsonl").write_bytes(raw_facts)
     size, sha256 = write_patch(draft.edits_folder / "patch.safetensors", deltas)
     (draft.edits_folder / "results.jsonl").write_bytes(results_to_jsonl(map(make_result, facts)))
-    base = CheckpointFolder.open(Path(pin.folder))
     destination = draft.checkpoint_folder if checkpoint else None
     written = write_checkpoint(base, pin, chain, destination, link_mode=mode)
     manifest = Manifest.create(
@@ -173,7 +174,7 @@ def fill_draft(workspace, draft, facts, deltas, *, parent=None, message="", chec
         message=message,
         base=ManifestBase(model=pin.model, revision=pin.revision, fingerprint=pin.fingerprint),
         editor=ManifestEditor(name="memit", reference_url="https://arxiv.org/abs/2210.07229", settings={"steps": 25}),
-        filter=ManifestFilter(name="revive", rank=2, energy=None),
+        filter=ManifestFilter(name="revive", rank=PROTECTED, energy=None),
         facts=ManifestFacts(count=len(facts), sha256=sha256_bytes(raw_facts)),
         patch=ManifestPatch(size=size, sha256=sha256),
         tensors=[
@@ -189,6 +190,16 @@ def fill_draft(workspace, draft, facts, deltas, *, parent=None, message="", chec
         timings={"total": 0.5},
     )
     (draft.edits_folder / "manifest.json").write_bytes(manifest.to_json())
+
+
+def filtered(base: CheckpointFolder, name: str, delta: Delta) -> Delta:
+    """Return a delta without its part in the base's leading directions, by numpy's SVD."""
+    outer, _, inner = np.linalg.svd(values_of(base.read_tensor(name)).reshape(ROWS, COLUMNS))
+    rows = np.eye(ROWS) - outer[:, :PROTECTED] @ outer[:, :PROTECTED].T
+    columns = np.eye(COLUMNS) - inner[:PROTECTED].T @ inner[:PROTECTED]
+    if isinstance(delta, LowRankDelta):
+        return LowRankDelta((rows @ delta.left).astype(np.float32), (delta.right @ columns).astype(np.float32))
+    return DenseDelta((rows @ delta.values @ columns).astype(np.float32))
 
 
 def make_result(fact: Fact) -> FactResult:
@@ -225,7 +236,7 @@ def describe(
         dtype=entry.dtype,
         shape=(ROWS, COLUMNS),
         patch_rank=delta.rank if isinstance(delta, LowRankDelta) else None,
-        protected_rank=2,
+        protected_rank=PROTECTED,
         norm=norm,
         norm_before_filter=2 * norm,
         relative_norm=norm / float(np.linalg.norm(values_of(raw))),

@@ -1,16 +1,18 @@
 """The sum of many rounds' updates of one tensor: factors side by side while they are the smaller form, a whole matrix after that.
 
-Shape suffixes: `D` rows and `E` columns of the tensor as it lies on disk, `R` and `Q` components.
+Shape suffixes: `D` rows and `E` columns of the tensor as it lies on disk, `R` and `Q` components, `K` protected directions.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from reviver.checkpoint.delta import Delta, DenseDelta, LowRankDelta
+from reviver.spectral.basis import SpectralBasis
 from reviver.spectral.factors import factored_norm
 
 
@@ -93,12 +95,73 @@ class Accumulation:
         self._counted = len(parts)
         return math.sqrt(max(self._square, 0.0))
 
+    def begin_with(self, dense_DE: Tensor) -> None:
+        """Take a sum that an earlier run left, float64 `[D, E]`, in place of what is here."""
+        self._left, self._right = [], []
+        self._dense_DE = dense_DE
+
     def delta(self) -> Delta:
         """Return the sum as a patch stores it: float32 factors, or float32 values."""
         factors = self.factors()
         if factors is None:
             return DenseDelta(self.dense().float().contiguous().numpy())
         return LowRankDelta(factors[0].contiguous().numpy(), factors[1].contiguous().numpy())
+
+
+class Unfiltered:
+    """The norm of what an editor asked for in all rounds, before the filter.
+
+    The filter takes U(UᵀΔ) + (1 − UUᵀ)(ΔV)Vᵀ of an update Δ: two parts that are orthogonal to each other and to what it leaves.
+    So beside the sum of what it left, UᵀΔ and (1 − UUᵀ)ΔV of the sum of all updates are enough, which are thin and do not grow.
+
+    Args:
+        total: the sum of what the filter left.
+        basis: spectral basis of the base tensor; None without a filter.
+        rank: protected rank; None without a filter.
+    """
+
+    def __init__(self, total: Accumulation, basis: SpectralBasis | None, rank: int | None) -> None:
+        self._total = total
+        self._vectors: tuple[Tensor, Tensor] | None = None
+        self._taken: tuple[Tensor, Tensor] | None = None
+        if basis is not None and rank is not None:
+            self._vectors = basis.left_DK[:, :rank].double(), basis.right_EK[:, :rank].double()
+            rows, columns = total.shape
+            self._taken = torch.zeros(rank, columns, dtype=torch.float64), torch.zeros(rows, rank, dtype=torch.float64)
+
+    def add_factors(self, left_DR: Tensor, right_RE: Tensor) -> None:
+        """Count an update as the editor asked for it, given as a product of two factors."""
+        if self._vectors is not None:
+            left_DK, right_EK = self._vectors
+            left_DR, right_RE = left_DR.double(), right_RE.double()
+            self._add((left_DK.T @ left_DR) @ right_RE, left_DR @ (right_RE @ right_EK))
+
+    def add_dense(self, values_DE: Tensor) -> None:
+        """Count an update as the editor asked for it, given as a whole matrix."""
+        if self._vectors is not None:
+            left_DK, right_EK = self._vectors
+            self._add(left_DK.T @ values_DE.double(), values_DE.double() @ right_EK)
+
+    def _add(self, rows_KE: Tensor, columns_DK: Tensor) -> None:
+        assert self._vectors is not None and self._taken is not None
+        left_DK = self._vectors[0]
+        columns_DK = columns_DK - left_DK @ (left_DK.T @ columns_DK)
+        for taken, added in zip(self._taken, (rows_KE, columns_DK), strict=True):
+            taken += added.cpu()
+
+    def norm(self) -> float:
+        """Return the Frobenius norm."""
+        taken = self._taken or ()
+        return math.hypot(self._total.norm(), *(float(torch.linalg.matrix_norm(part)) for part in taken))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what has to be saved, beside the sum itself; nothing without a filter."""
+        return {} if self._taken is None else {"taken_rows": self._taken[0], "taken_columns": self._taken[1]}
+
+    def begin_with(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what `tensors` of an earlier run returned in place of what is here."""
+        if self._taken is not None:
+            self._taken = tensors["taken_rows"], tensors["taken_columns"]
 
 
 def _inner(left_DR: Tensor, right_RE: Tensor, left_DQ: Tensor, right_QE: Tensor) -> float:

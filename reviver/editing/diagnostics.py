@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reviver.editing.accumulation import Accumulation
+from reviver.editing.accumulation import Accumulation, Unfiltered
 from reviver.spectral.basis import SpectralBasis, compute_basis
 from reviver.spectral.drift import subspace_similarity
 from reviver.spectral.filter import captured_fraction, leakage_dense
@@ -42,7 +42,7 @@ class TensorDiagnostics:
 
 def diagnose(
     total: Accumulation,
-    unfiltered: Accumulation,
+    unfiltered: Unfiltered,
     *,
     base_DE: Tensor,
     parent_DE: Tensor,

@@ -5,31 +5,19 @@ Legend: O output features, I input features, N facts; D, E the axes of the tenso
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from reviver.editing.accumulation import Accumulation
+from reviver.editing.accumulation import Accumulation, Unfiltered
 from reviver.editing.editors.base import DenseUpdate, Memory, Update
 from reviver.editing.editors.moments import SecondMoment
 from reviver.editing.model import TORCH_DTYPES
 from reviver.spectral.basis import SpectralBasis
 from reviver.spectral.factors import balance
 from reviver.spectral.filter import filter_dense, filter_factors
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Addition:
-    """One update as it was added: a pair of float32 factors `[D, R]`, `[R, E]`, or one float64 matrix `[D, E]`.
-
-    Attributes:
-        asked: before the filter.
-        filtered: after it.
-    """
-
-    asked: tuple[Tensor, ...]
-    filtered: tuple[Tensor, ...]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,7 +38,9 @@ class EditedLayer:
         remembered: the keys that this version's rounds have added to the memory, `[I, N]` a round.
         total: the filtered updates of this version.
         unfiltered: what the editor asked for, before the filter.
-        fresh: what was added since whoever saves rounds looked last.
+        fresh: pairs of float32 factors `[D, R]`, `[R, E]` that were added since whoever saves rounds looked last.
+        whole: whether an update was a whole matrix. From then on the sums themselves are saved: they are no larger than one such
+            update, and what was added is of no use any more.
     """
 
     layer: int
@@ -65,13 +55,13 @@ class EditedLayer:
     memory: Memory | None = None
     remembered: list[Tensor] = field(default_factory=list)
     total: Accumulation = field(init=False)
-    unfiltered: Accumulation = field(init=False)
-    fresh: list[Addition] = field(default_factory=list)
+    unfiltered: Unfiltered = field(init=False)
+    fresh: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    whole: bool = False
 
     def __post_init__(self) -> None:
-        shape = (self.base_DE.shape[0], self.base_DE.shape[1])
-        self.total = Accumulation(shape)
-        self.unfiltered = Accumulation(shape)
+        self.total = Accumulation((self.base_DE.shape[0], self.base_DE.shape[1]))
+        self.unfiltered = Unfiltered(self.total, self.basis, self.rank)
 
     def oriented(self, weight_DE: Tensor) -> Tensor:
         """Return a weight on disk as `[O, I]`."""
@@ -89,31 +79,40 @@ class EditedLayer:
     def add(self, update: Update) -> None:
         """Filter an update, add it to the sums and to the live values."""
         if isinstance(update, DenseUpdate):
-            asked_DE = update.on_disk(transposed=self.transposed)
-            values_DE = asked_DE
+            values_DE = update.on_disk(transposed=self.transposed)
+            self.unfiltered.add_dense(values_DE)
             if self.basis is not None and self.rank is not None:
-                values_DE = filter_dense(asked_DE, self.basis, self.rank)
-            self.put(Addition(asked=(asked_DE,), filtered=(values_DE,)))
+                values_DE = filter_dense(values_DE, self.basis, self.rank)
+            self.whole = True
+            self.fresh.clear()
+            self.total.add_dense(values_DE)
+            self.live_DE += values_DE.to(self.live_DE)
             return
         left_DR, right_RE = update.on_disk(transposed=self.transposed)
-        asked = balance(left_DR, right_RE)
+        self.unfiltered.add_factors(left_DR, right_RE)
         if self.basis is not None and self.rank is not None:
             left_DR, right_RE = filter_factors(left_DR, right_RE, self.basis, self.rank)
-        filtered = balance(left_DR, right_RE)
-        self.put(Addition(asked=_as_saved(asked), filtered=_as_saved(filtered)))
+        self.put(*_as_saved(balance(left_DR, right_RE)))
 
-    def put(self, addition: Addition) -> None:
-        """Add what was filtered already; the same additions in the same order give the same bits."""
-        self.fresh.append(addition)
-        if len(addition.filtered) == 1:
-            self.unfiltered.add_dense(addition.asked[0])
-            self.total.add_dense(addition.filtered[0])
-            self.live_DE += addition.filtered[0].to(self.live_DE)
-            return
-        self.unfiltered.add_factors(*addition.asked)
-        self.total.add_factors(*addition.filtered)
-        left_DR, right_RE = addition.filtered
+    def put(self, left_DR: Tensor, right_RE: Tensor) -> None:
+        """Add factors that were filtered already; the same ones in the same order give the same bits."""
+        if not self.whole:
+            self.fresh.append((left_DR, right_RE))
+        self.total.add_factors(left_DR, right_RE)
         self.live_DE += left_DR.to(self.live_DE) @ right_RE.to(self.live_DE)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what has to be saved, beside all factors that were added, to go on from here to the same bits."""
+        whole = {"total": self.total.dense(), "live": self.live_DE} if self.whole else {}
+        return {**self.unfiltered.tensors(), **whole}
+
+    def go_on_from(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `state` of an earlier run returned, once all factors that it saved have been put back."""
+        self.unfiltered.begin_with(state)
+        if "live" in state:
+            self.whole = True
+            self.total.begin_with(state["total"])
+            self.live_DE = state["live"].to(self.live_DE.device)
 
 
 def _as_saved(factors: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

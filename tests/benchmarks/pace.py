@@ -137,8 +137,7 @@ def run(subject: Subject, record: Record, arguments: argparse.Namespace, seconds
     layers = open_by_hand(subject, record, rank=rank, tokens=tokens)
     if arguments.late:
         for edited in layers:
-            for total in (edited.total, edited.unfiltered):
-                total.add_dense(torch.zeros(total.shape))
+            edited.total.add_dense(torch.zeros(edited.total.shape))
     operations = flops_of_a_fact(subject, min(20, arguments.facts))
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()

@@ -75,8 +75,8 @@ def _render(console: Console, report: MergeReport) -> None:
         for one in report.contradictions[:SHOWN_FACTS]:
             table.add_row(
                 printable(one.prompt.replace("{}", one.subject), 70),
-                printable(f"{one.ours} ({one.ours_version})", 40),
-                printable(f"{one.theirs} ({one.theirs_version})", 40),
+                _said(one.ours, one.ours_version),
+                _said(one.theirs, one.theirs_version),
             )
         console.print(table)
     if report.overlap:
@@ -87,3 +87,7 @@ def _render(console: Console, report: MergeReport) -> None:
             table.add_row(printable(overlap.name, 80), share, cosines)
         console.print(table)
     render_made(console, report)
+
+
+def _said(answer: str | None, version: str) -> str:
+    return printable(f"{'taken back' if answer is None else answer} ({version})", 40)

@@ -1,8 +1,9 @@
 """`reviver merge A B`: a version on A with everything that B has and their common ancestor has not.
 
 The patch is the sum of B's patches since the ancestor, so that the bytes are those of the base and of all patches of both
-branches. Facts that the branches answer differently are refused unless it is said which wins; the loser's are then left out,
-where a patch keeps its facts apart. What both branches took back of their common history is taken back once.
+branches. Facts that the branches answer differently, or that one took back and the other set anew, are refused unless it is said
+which wins; what the loser set is then left out, where a patch keeps its facts apart. What both branches took back of their common
+history is taken back once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from reviver.errors import UsageError, VersionNotFoundError, WorkspaceError
 from reviver.facts.checks import with_own_ids
 from reviver.history.algebra import key_similarity
-from reviver.history.branches import Branches, Contradiction
+from reviver.history.branches import Branches
 from reviver.history.chain import check_chain
 from reviver.history.contributions import common_filter, protected_ranks
 from reviver.history.untrusted import shown
@@ -23,6 +24,7 @@ from reviver.history.workspace import Workspace
 from reviver.progress import Progress
 from reviver.settings import Settings
 from reviver.text import plural
+from reviver.verbs.contradictions import Contradiction, contradictions
 from reviver.verbs.made import MadeReport, MakeChoice
 from reviver.verbs.remake import Recipe, Remaker
 
@@ -54,7 +56,7 @@ class MergeReport(MadeReport):
         ancestor: the last version that both stand on; `v0` is the base.
         versions: B's versions since then, whose patches were added.
         overlap: of the tensors that both branches edit.
-        contradictions: facts that the branches answer differently.
+        contradictions: facts that the branches answer differently, or that one took back and the other set anew.
         preferred: the version whose answers won; None where there were no contradictions.
         agreeing: how many facts both branches set alike; they are in the sum twice.
     """
@@ -104,11 +106,16 @@ def merge(
                 f"`--prefer {shown(prefer or '')}` is neither {a} nor {b}", hint=f"use `--prefer {a}` or `{b}`"
             )
         remaker = Remaker(workspace, a, settings, choice, progress)
-        branches = _branches(remaker, a, b)
-        clashes = branches.contradictions()
+        chain_b = workspace.chain(b)
+        branches = _branches(remaker, chain_b, a, b)
+        clashes = contradictions(branches, chain_b)
         if clashes and wins is None:
             raise _contradicting(a, b, clashes)
-        union = branches.union({(one.subject, one.prompt) for one in clashes}, a_wins=wins != b)
+        a_wins = wins != b
+        set_by_loser = (branches.theirs if a_wins else branches.ours).set_by
+        # A loser that only took a fact back has nothing to leave out: what the other one set stands above.
+        losers = {key for one in clashes if (key := (one.subject, one.prompt)) in set_by_loser}
+        union = branches.union(losers, a_wins=a_wins)
         overlap, agreeing = _overlap(branches, remaker), branches.agreeing()
         if agreeing:
             remaker.warnings.append(
@@ -130,6 +137,7 @@ def merge(
                 protected=protected_ranks(union.sources),
                 message=choice.message or f"Merge {b} into {a}",
                 nothing=f"nothing of {b} is left to merge into {a}",
+                brings=chain_b,
             )
         )
     return MergeReport(
@@ -144,8 +152,7 @@ def merge(
     )
 
 
-def _branches(remaker: Remaker, a: str, b: str) -> Branches:
-    chain_b = remaker.workspace.chain(b)
+def _branches(remaker: Remaker, chain_b: Sequence[Version], a: str, b: str) -> Branches:
     check_chain(chain_b, remaker.pin.fingerprint)
     # Versions that were made twice in the same way have one id, and one content.
     names = {version.id: version.name for version in remaker.workspace.versions()}
@@ -187,8 +194,8 @@ def _overlap(branches: Branches, remaker: Remaker) -> tuple[Overlap, ...]:
 
 def _contradicting(a: str, b: str, clashes: Sequence[Contradiction]) -> WorkspaceError:
     texts = [
-        f"`{shown(one.prompt.replace('{}', one.subject, 1))}` is {shown(one.ours)} in {one.ours_version} "
-        f"and {shown(one.theirs)} in {one.theirs_version}"
+        f"`{shown(one.prompt.replace('{}', one.subject, 1))}` is {_said(one.ours)} in {one.ours_version} "
+        f"and {_said(one.theirs)} in {one.theirs_version}"
         for one in clashes[:_SHOWN]
     ]
     more = f", and {len(clashes) - _SHOWN:,} more" if len(clashes) > _SHOWN else ""
@@ -197,3 +204,7 @@ def _contradicting(a: str, b: str, clashes: Sequence[Contradiction]) -> Workspac
         hint=f"say which wins with `--prefer {a}` or `--prefer {b}`",
         contradictions=list(clashes),
     )
+
+
+def _said(answer: str | None) -> str:
+    return "taken back" if answer is None else shown(answer)

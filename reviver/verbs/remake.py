@@ -25,6 +25,7 @@ from reviver.progress import NullProgress, Progress
 from reviver.settings import Settings
 from reviver.verbs.commit import CheckpointChoice, Committed, Measured, NewVersion, Timer, commit_version
 from reviver.verbs.fit import one_patch
+from reviver.verbs.former_head import FormerHead
 from reviver.verbs.made import MadeReport, MakeChoice, Outcomes
 from reviver.verbs.recorded import about
 
@@ -43,6 +44,7 @@ class Recipe:
         protected: the protected rank of each tensor of the patch; None without a filter.
         message: what it is for.
         nothing: what to say where the parts cancel, so that there is no patch.
+        brings: the chain of another version that it stands for, beside its parent's.
     """
 
     verb: str
@@ -54,6 +56,7 @@ class Recipe:
     protected: Mapping[str, int | None]
     message: str
     nothing: str
+    brings: Sequence[Version] = ()
 
 
 class Remaker:
@@ -122,6 +125,7 @@ class Remaker:
             message=recipe.message,
         )
         dropped = [known.fact for key, known in held.items() if _answer(holds, key) != known.fact.target_new]
+        former = FormerHead.beside(self.workspace, (self.chain, recipe.brings))
         outcomes: list[Outcomes] = []
 
         def measure(chain: Chain, written: WrittenCheckpoint) -> Measured:
@@ -156,7 +160,7 @@ class Remaker:
             patch_bytes=committed.patch_bytes,
             checkpoint=committed.checkpoint,
             seconds=dict(self.timer.seconds),
-            warnings=tuple(self.warnings),
+            warnings=(*self.warnings, *former.warnings(committed.manifest.version)),
         )
 
     def _commit(self, new: NewVersion, measure: Callable[[Chain, WrittenCheckpoint], Measured]) -> Committed:

@@ -85,6 +85,7 @@ def squash(
                 protected=protected_ranks(squashed),
                 message=choice.message or f"Squash {a}..{b}",
                 nothing=f"the patches from {a} to {b} cancel each other: {b} is {a} to the byte",
+                brings=chain_b,
             )
         )
     return SquashReport(

@@ -160,20 +160,26 @@ def test_a_loser_that_is_not_apart_is_refused_by_name(branched: Workspace) -> No
 
 
 def test_what_both_took_back_is_taken_back_once(branched: Workspace) -> None:
-    def take_back(parent: str, *facts: str) -> str:
-        with branched.lock("test"):
-            branched.move_head("test", parent)
-        return revert(branched.root, "v1", settings=SETTINGS, facts=facts, choice=QUICK).version
-
-    rome, oslo = branched.version("v1").facts()
-    whole, single, other = take_back("v3"), take_back("v5", oslo.id), take_back("v5")
+    rome, _ = branched.version("v1").facts()
+    whole, single, other = (
+        take_back(branched, "v3", "v1"),
+        take_back(branched, "v5", "v1", "Oslo"),
+        take_back(branched, "v5", "v1"),
+    )
     made = run(branched, whole, single).version
     assert_sum(branched, made, ["v2", "v3", "v4", "v5"])
     assert "Oslo" not in answers(branched) and answers(branched)["Rome"] == "Spain"
     made = run(branched, single, whole).version
     assert_sum(branched, made, ["v2", "v3", "v4", "v5"])
-    made = run(branched, whole, other).version
+    # Of Rome, one said another answer before it took the first one back.
+    made = run(branched, whole, other, prefer=whole).version
     assert_sum(branched, made, ["v2", "v3", "v4", "v5"])
+    made = run(branched, whole, other, prefer=other).version
+    assert_sum(branched, made, ["v3", "v4", "v5"])
+    # Where nobody did, nothing is asked.
+    plain = apply_facts(branched, [fact("Riga", "Qatar")], parent="v1", seed=11).name
+    made = run(branched, other, take_back(branched, plain, "v1")).version
+    assert_sum(branched, made, ["v4", "v5", plain])
     # What one branch took back is not in the merge, whichever side it is on.
     made = run(branched, "v3", single).version
     assert_sum(branched, made, ["v1", "v2", "v3", "v4", "v5"], v1=1)
@@ -257,3 +263,152 @@ def test_on_the_command_line(contradicting: Workspace, check: Check, call: Calla
     assert fields["contradictions"][0]["theirs"] == "Egypt" and fields["ancestor"] == "v1"
     outcome = call("merge", "v3", "v6", "--json", "-C", str(contradicting.root))
     assert outcome.code == 1 and json.loads(outcome.stderr)["error"]["type"] == "WorkspaceError"
+
+
+@pytest.fixture
+def withdrawn(branched: Workspace) -> Workspace:
+    """v2 and v3 say another answer about Rome than v1; v6, on v5, takes v1's answer back."""
+    take_back(branched, "v5", "v1", "Rome")
+    return branched
+
+
+def take_back(workspace: Workspace, parent: str, name: str, *subjects: str) -> str:
+    """Take facts of a version back on another version; returns the new version."""
+    with workspace.lock("test"):
+        workspace.move_head("test", parent)
+    ids = [one.id for one in workspace.version(name).facts() if one.subject in subjects]
+    assert len(ids) == len(subjects)
+    return revert(workspace.root, name, settings=SETTINGS, facts=ids, choice=QUICK).version
+
+
+def test_what_one_took_back_and_the_other_changed_is_a_contradiction(withdrawn: Workspace) -> None:
+    for ours, theirs, text in (
+        ("v3", "v6", "`Rome lies in` is Spain in v2 and taken back in v6"),
+        ("v6", "v3", "`Rome lies in` is taken back in v6 and Spain in v2"),
+    ):
+        with pytest.raises(WorkspaceError) as caught:
+            run(withdrawn, ours, theirs)
+        assert caught.value.message == f"{ours} and {theirs} contradict each other on 1 fact: {text}"
+        assert caught.value.hint == f"say which wins with `--prefer {ours}` or `--prefer {theirs}`"
+    assert withdrawn.head() == "v6"
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("v3", "v6"), ("v6", "v3")])
+def test_whoever_changed_it_wins(withdrawn: Workspace, ours: str, theirs: str) -> None:
+    report = run(withdrawn, ours, theirs, prefer="v3")
+    assert report.preferred == "v3" and len(report.contradictions) == 1
+    assert_sum(withdrawn, "v7", ["v1", "v2", "v3", "v4", "v5"], v1=0)
+    assert answers(withdrawn)["Rome"] == "Spain" and answers(withdrawn)["Oslo"] == "Peru"
+    assert verify(withdrawn.root).ok
+    revert(withdrawn.root, "v7", settings=SETTINGS, choice=QUICK)
+    assert answers(withdrawn) == answers(withdrawn, ours)
+    for tensor in workspaces.NAMES:
+        assert stored(withdrawn, "v8", tensor) == stored(withdrawn, ours, tensor)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("v3", "v6"), ("v6", "v3")])
+def test_whoever_took_it_back_wins(withdrawn: Workspace, ours: str, theirs: str) -> None:
+    report = run(withdrawn, ours, theirs, prefer="v6")
+    assert report.preferred == "v6" and len(report.contradictions) == 1
+    # Nothing of Rome is left: neither v1's answer nor v2's, which has no other fact.
+    assert_sum(withdrawn, "v7", ["v1", "v3", "v4", "v5"], v1=0)
+    assert "Rome" not in answers(withdrawn)
+    assert answers(withdrawn) == {
+        "Oslo": "Peru", "Bern": "Japan", "Kyiv": "Kenya", "Lima": "Ghana", "Cork": "Malta",
+    }  # fmt: skip
+    assert withdrawn.version("v7").manifest.editor.settings["prefers"] == withdrawn.version("v6").id
+    assert verify(withdrawn.root).ok
+    revert(withdrawn.root, "v7", settings=SETTINGS, choice=QUICK)
+    assert answers(withdrawn) == answers(withdrawn, ours)
+
+
+def test_a_version_taken_back_whole_contradicts_only_where_it_was_changed(branched: Workspace) -> None:
+    assert take_back(branched, "v5", "v1") == "v6"
+    with pytest.raises(WorkspaceError, match=r"on 1 fact: `Rome lies in` is Spain in v2 and taken back in v6$"):
+        run(branched, "v3", "v6")
+    run(branched, "v3", "v6", prefer="v3")
+    assert_sum(branched, "v7", ["v2", "v3", "v4", "v5"])
+    assert answers(branched)["Rome"] == "Spain" and "Oslo" not in answers(branched)
+
+
+def test_the_same_words_set_anew_are_a_change(branched: Workspace) -> None:
+    apply_facts(branched, [fact("Rome", "Chile")], parent="v3", seed=8)
+    take_back(branched, "v5", "v1", "Rome")
+    with pytest.raises(WorkspaceError, match="`Rome lies in` is Chile in v6 and taken back in v7"):
+        run(branched, "v6", "v7")
+
+
+def test_an_older_answer_in_force_again_is_a_change(branched: Workspace) -> None:
+    """Both stand on v3: one takes Spain back, so that it is Chile again; the other says Italy, or Chile."""
+    assert take_back(branched, "v3", "v2") == "v6"
+    apply_facts(branched, [fact("Rome", "Italy"), fact("Riga", "Qatar")], parent="v3", seed=8)
+    for ours, theirs in (("v6", "v7"), ("v7", "v6")):
+        with pytest.raises(WorkspaceError, match="contradict each other on 1 fact") as caught:
+            run(branched, ours, theirs)
+        assert "Chile in v6" in caught.value.message and "Italy in v7" in caught.value.message
+    run(branched, "v6", "v7", prefer="v6")
+    assert answers(branched)["Rome"] == "Chile" and answers(branched)["Riga"] == "Qatar"
+    run(branched, "v6", "v7", prefer="v7")
+    assert answers(branched)["Rome"] == "Italy" and answers(branched)["Riga"] == "Qatar"
+    apply_facts(branched, [fact("Rome", "Chile")], parent="v3", seed=9)
+    assert run(branched, "v6", branched.head()).contradictions == ()
+    assert answers(branched)["Rome"] == "Chile" and verify(branched.root).ok
+
+
+def test_what_is_no_contradiction(branched: Workspace) -> None:
+    # A fact of one's own that was set and taken back again is as if it had never been.
+    apply_facts(branched, [fact("Lima", "Qatar"), fact("Riga", "Qatar")], parent="v3", seed=8)
+    assert take_back(branched, "v6", "v6", "Lima") == "v7"
+    assert run(branched, "v7", "v5").contradictions == ()
+    assert answers(branched)["Lima"] == "Ghana"
+    # What is taken back below a later answer changes nothing of what is said.
+    assert take_back(branched, "v3", "v1", "Rome") == "v9"
+    apply_facts(branched, [fact("Rome", "Italy")], parent="v3", seed=9)
+    assert run(branched, "v9", "v10").contradictions == () and answers(branched)["Rome"] == "Italy"
+    assert verify(branched.root).ok
+
+
+def test_a_decision_that_was_merged_is_not_asked_for_again(withdrawn: Workspace) -> None:
+    """v7 brings v3 into the branch that took Rome back, and says that v3 is right; v3's own branch takes v7 in."""
+    run(withdrawn, "v6", "v3", prefer="v3")
+    apply_facts(withdrawn, [fact("Riga", "Qatar")], seed=9)
+    report = run(withdrawn, "v3", "v8")
+    assert report.contradictions == () and answers(withdrawn) == answers(withdrawn, "v8")
+    # v3's branch goes on, and its newer answer is no contradiction either.
+    apply_facts(withdrawn, [fact("Rome", "Italy")], parent="v3", seed=10)
+    assert run(withdrawn, "v10", "v8").contradictions == () and answers(withdrawn)["Rome"] == "Italy"
+    assert verify(withdrawn.root).ok
+
+
+def test_what_came_by_a_merge_and_was_taken_back_contradicts_what_its_branch_says_next(branched: Workspace) -> None:
+    run(branched, "v3", "v5")
+    assert take_back(branched, "v6", "v6", "Lima") == "v7"
+    apply_facts(branched, [fact("Lima", "Qatar"), fact("Riga", "Qatar")], parent="v5", seed=9)
+    with pytest.raises(WorkspaceError, match="`Lima lies in` is taken back in v7 and Qatar in v8"):
+        run(branched, "v7", "v8")
+    run(branched, "v7", "v8", prefer="v7")
+    assert "Lima" not in answers(branched) and answers(branched)["Riga"] == "Qatar"
+    run(branched, "v7", "v8", prefer="v8")
+    assert answers(branched)["Lima"] == "Qatar" and verify(branched.root).ok
+
+
+def test_a_withdrawal_on_the_command_line(withdrawn: Workspace, check: Check, call: Callable[..., Any]) -> None:
+    outcome = call("merge", "v3", "v6", "-C", str(withdrawn.root))
+    assert (outcome.code, outcome.stdout) == (1, "")
+    assert outcome.stderr == (
+        "error: v3 and v6 contradict each other on 1 fact: `Rome lies in` is Spain in v2 and taken back in v6\n"
+        "hint: say which wins with `--prefer v3` or `--prefer v6`\n"
+    )
+    fields = check(
+        withdrawn,
+        "merge",
+        "v3",
+        "v6",
+        "--prefer",
+        "v6",
+        "--no-measure",
+        human=["both stand on v1; v6 wins", "1 contradiction", "Spain (v2)", "taken back (v6)"],
+        quiet="v8",
+    )
+    (one,) = fields["contradictions"]
+    assert (one["ours"], one["ours_version"], one["theirs"], one["theirs_version"]) == ("Spain", "v2", None, "v6")

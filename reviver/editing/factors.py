@@ -1,4 +1,4 @@
-"""Second moments made ready to be solved with: their Cholesky factors, kept in the workspace where that saves time.
+"""Second moments made ready to be solved with: their Cholesky factors and null spaces, kept in the workspace where that saves time.
 
 Legend: I MLP width.
 """
@@ -21,7 +21,8 @@ def open_moment(preparation: Preparation, name: str, weight: float, device: torc
     """Return the second moment of an edited tensor, ready to be solved with.
 
     On a CPU the Cholesky factor of a large one is kept in the workspace, where reading it takes a fraction of computing it;
-    a GPU computes it in less time than a disk reads it. It does not depend on λ. The caller holds the workspace's lock.
+    a GPU computes it in less time than a disk reads it. The null space that AlphaEdit asks for takes far longer than that on
+    either. Neither depends on λ. The caller holds the workspace's lock.
 
     Args:
         preparation: of the base.
@@ -35,24 +36,76 @@ def open_moment(preparation: Preparation, name: str, weight: float, device: torc
         NumericsError: the second moment is damaged.
     """
     moment_II = preparation.second_moment(name)
-    if device.type != "cpu" or moment_II.shape[0] < FACTOR_WIDTH:
+    if moment_II.shape[0] < FACTOR_WIDTH:
         return SecondMoment(moment_II, weight, device=device)
-    moments, factors = preparation.moments, preparation.factors
-    fingerprint = preparation.pin.tensor_sha256[name]
-    made_from = {"second_moment": (moments.record(name, fingerprint) or {}).get("sha256"), "ridge": RIDGE}
+    null_spaces = SavedNullSpaces(preparation, name)
+    if device.type != "cpu":
+        return SecondMoment(moment_II, weight, null_spaces=null_spaces, device=device)
+    factors, fingerprint = preparation.factors, preparation.pin.tensor_sha256[name]
+    made_from = {**_moment_of(preparation, name), "ridge": RIDGE}
     record = factors.record(name, fingerprint)
     if record is not None and all(record.get(key) == value for key, value in made_from.items()):
         kept = factors.load(name, fingerprint)
         if kept is not None and "factor" in kept[0]:
             factor_II = unpacked(kept[0]["factor"], moment_II.shape[0])
             return SecondMoment(
-                moment_II, weight, factor_II=factor_II, applied_ridge=float(str(kept[1]["applied_ridge"]))
+                moment_II,
+                weight,
+                factor_II=factor_II,
+                applied_ridge=float(str(kept[1]["applied_ridge"])),
+                null_spaces=null_spaces,
             )
-    moment = SecondMoment(moment_II, weight)
+    moment = SecondMoment(moment_II, weight, null_spaces=null_spaces)
     factors.save(
         name, fingerprint, {"factor": packed(moment.factor())}, {**made_from, "applied_ridge": moment.applied_ridge}
     )
     return moment
+
+
+class SavedNullSpaces:
+    """The null space of one tensor's second moment in the workspace; that of the limit it was last asked for.
+
+    Kept to the last bit, so that an edit that reads it goes on like the one that computed it.
+
+    Args:
+        preparation: of the base.
+        name: of the tensor.
+    """
+
+    def __init__(self, preparation: Preparation, name: str) -> None:
+        self._store = preparation.null_spaces
+        self._name = name
+        self._fingerprint = preparation.pin.tensor_sha256[name]
+        self._made_from = _moment_of(preparation, name)
+
+    def load(self, *, threshold: float | None, share: float | None) -> Tensor | None:
+        """Return the directions `[I, K]`, float64, that were saved for this limit; None where there are none.
+
+        Raises:
+            WorkspaceError: the file is damaged.
+            BaseMismatchError: it belongs to another base.
+        """
+        record = self._store.record(self._name, self._fingerprint)
+        wanted = {**self._made_from, "threshold": threshold, "share": share}
+        if record is None or any(record.get(key) != value for key, value in wanted.items()):
+            return None
+        kept = self._store.load(self._name, self._fingerprint)
+        return None if kept is None else kept[0].get("directions")
+
+    def save(self, directions_IK: Tensor, *, threshold: float | None, share: float | None) -> None:
+        """Save directions in place of what is there.
+
+        Raises:
+            ResourceError: the disk is full or cannot be written to.
+        """
+        record = {**self._made_from, "threshold": threshold, "share": share}
+        self._store.save(self._name, self._fingerprint, {"directions": directions_IK}, record)
+
+
+def _moment_of(preparation: Preparation, name: str) -> dict[str, object]:
+    """Return what tells the second moment of a tensor from another."""
+    record = preparation.moments.record(name, preparation.pin.tensor_sha256[name]) or {}
+    return {"second_moment": record.get("sha256")}
 
 
 def packed(factor_II: Tensor) -> Tensor:

@@ -53,6 +53,10 @@ class Preparation:
             lambda name: _beside(workspace.statistics / "factors", workspace.statistics_file(name)),
             "factor of the second moment",
         )
+        self.null_spaces = MatrixStore(
+            lambda name: _beside(workspace.statistics / "null_spaces", workspace.statistics_file(name)),
+            "null space of the second moment",
+        )
         self._sums = workspace.sums
         self._partial = MatrixStore(lambda name: _beside(self._sums, workspace.statistics_file(name)), "partial sum")
 

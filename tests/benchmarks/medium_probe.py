@@ -61,7 +61,7 @@ def null_space_cost(patient: Patient, facts: Sequence[Fact]) -> float:
     for layer in patient.model.layers:
         moment_II = patient.preparation.second_moment(patient.model.names[layer])
         share = AlphaEditSettings().share
-        directions_IJ = SecondMoment(moment_II, 1.0, device=patient.model.device).null_space(share=share)
+        directions_IJ = SecondMoment(moment_II, 1.0, device=patient.model.device).null_space(share=share).values()
         key_IN, _ = states.measure(layer)
         powers.append(float((directions_IJ.T @ key_IN.to(directions_IJ)).square().sum(0).median()))
     enough = [cost for cost in COSTS if fmean(power / (cost + power) for power in powers) >= OWN]

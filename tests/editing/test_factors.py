@@ -33,6 +33,7 @@ def _preparation(folder: Path, fingerprint: str = "a" * 64) -> Preparation:
     found = SimpleNamespace(
         moments=moments,
         factors=MatrixStore(lambda name: folder / "factors.safetensors", "factor"),
+        null_spaces=MatrixStore(lambda name: folder / "null_spaces.safetensors", "null space"),
         pin=SimpleNamespace(tensor_sha256={NAME: fingerprint}),
         second_moment=lambda name: cast(Any, moments.load(name, fingerprint))[0]["second_moment"],
     )
@@ -88,6 +89,34 @@ def test_a_factor_of_another_base_or_a_damaged_one_is_refused(tmp_path: Path) ->
     (tmp_path / "factors.safetensors").write_bytes(bytes(raw))
     with pytest.raises(WorkspaceError, match="changed on disk"):
         open_moment(preparation, NAME, 3.0, CPU)
+
+
+@pytest.mark.parametrize("limit", [{"threshold": 0.6}, {"share": 0.2}])
+def test_a_kept_null_space_is_read_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: dict[str, float]
+) -> None:
+    preparation = _preparation(tmp_path)
+    _keep(preparation, _moment(0))
+    first = open_moment(preparation, NAME, 3.0, CPU).null_space(**limit).values()
+    values, vectors = torch.linalg.eigh(_moment(0).double())
+    below = values < 0.6 if "threshold" in limit else values.cumsum(0) <= 0.2 * values.sum()
+    assert 0 < first.shape[1] < SIZE
+    assert torch.allclose(first @ first.T, vectors[:, below] @ vectors[:, below].T, atol=1e-10)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.linalg, "eigh", None)
+        moment = open_moment(preparation, NAME, 7.0, CPU)
+        assert torch.equal(moment.null_space(**limit).values(), first)
+        assert moment.null_space(**limit) is moment.null_space(**limit)
+    # Another limit, another moment, another base, a damaged file: none of them is taken for it.
+    assert open_moment(preparation, NAME, 3.0, CPU).null_space(threshold=9.9).shape == (SIZE, SIZE)
+    assert torch.equal(open_moment(preparation, NAME, 3.0, CPU).null_space(**limit).values(), first)
+    _keep(preparation, _moment(1))
+    assert not torch.equal(open_moment(preparation, NAME, 3.0, CPU).null_space(threshold=9.9).values(), first)
+    raw = bytearray((tmp_path / "null_spaces.safetensors").read_bytes())
+    raw[-3] ^= 1
+    (tmp_path / "null_spaces.safetensors").write_bytes(bytes(raw))
+    with pytest.raises(WorkspaceError, match="changed on disk"):
+        open_moment(preparation, NAME, 3.0, CPU).null_space(threshold=9.9)
 
 
 def test_a_packed_triangle_is_unpacked_to_the_same() -> None:

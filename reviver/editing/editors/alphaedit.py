@@ -11,13 +11,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from reviver.editing.editors.base import Editor, LayerProblem, Memory, ProtectedSpace, Solution, setting
+from reviver.editing.editors.kept import Kept
 from reviver.editing.editors.memory import KeyMemory
-from reviver.editing.editors.moments import ridged_cholesky, symmetric
+from reviver.editing.editors.moments import ridged_cholesky, symmetric_
 from reviver.editing.editors.solve import FactorSpace, FlatSpace, SafeSpace, Space, SpanSpace, solve
 from reviver.errors import NumericsError
+
+STRIPE = 1024
+"""Rows of a Gram matrix that are on the device at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,17 +66,27 @@ def alphaedit(problem: LayerProblem, settings: AlphaEditSettings) -> Solution:
     return Solution(update, memory)
 
 
-def null_space(directions_IJ: Tensor, l2: float, gram_II: Tensor | None, protected: ProtectedSpace | None) -> Space:
+def null_space(directions_IJ: Kept, l2: float, gram_II: Tensor | None, protected: ProtectedSpace | None) -> Space:
     """Return the span of the directions at the cost L2 plus the Gram matrix of earlier keys, less the protected directions."""
     inner: Space
     if gram_II is None:
         inner = FlatSpace(l2, directions_IJ.device)
     else:
-        cost_JJ = symmetric(directions_IJ.T @ gram_II.to(directions_IJ) @ directions_IJ)
-        cost_JJ.diagonal().add_(l2)
-        inner = FactorSpace(ridged_cholesky(cost_JJ, l2, 0.0)[0])
+        inner = FactorSpace(Kept(_factor_within(directions_IJ.values(), gram_II, l2), directions_IJ.device))
     space = SpanSpace(directions_IJ, inner)
     return space if protected is None else SafeSpace.within(space, protected)
+
+
+def _factor_within(directions_IJ: Tensor, gram_II: Tensor, l2: float) -> Tensor:
+    """Return the lower Cholesky factor of L2 plus a Gram matrix in the coordinates of some directions, [J, J]."""
+    # The Gram matrix lies in host memory and comes in stripes: beside the directions the device has room for one more matrix.
+    weighed_IJ = torch.empty_like(directions_IJ)
+    for start in range(0, gram_II.shape[0], STRIPE):
+        weighed_IJ[start : start + STRIPE] = gram_II[start : start + STRIPE].to(directions_IJ) @ directions_IJ
+    cost_JJ = symmetric_(directions_IJ.T @ weighed_IJ)
+    del weighed_IJ
+    cost_JJ.diagonal().add_(l2)
+    return ridged_cholesky(cost_JJ, l2, 0.0)[0]
 
 
 def start_memory(settings: AlphaEditSettings, outputs: int, inputs: int) -> Memory | None:

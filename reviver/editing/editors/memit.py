@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reviver.editing.editors.base import Editor, FactoredUpdate, LayerProblem, Memory, ProtectedSpace, Solution, setting
+from reviver.editing.editors.kept import Kept
 from reviver.editing.editors.memory import KeyMemory
 from reviver.editing.editors.moments import SecondMoment, ridged_cholesky
 from reviver.editing.editors.solve import FactorSpace, MomentSpace, SafeSpace, Space, solve
@@ -53,8 +54,9 @@ def cost_space(moment: SecondMoment, gram_II: Tensor | None, protected: Protecte
     if gram_II is None:
         space = MomentSpace(moment)
     else:
-        matrix_II = moment.matrix() + gram_II.to(moment.device, torch.float64)
-        space = FactorSpace(ridged_cholesky(matrix_II, moment.weight * moment.mean_eigenvalue, 0.0)[0])
+        matrix_II = moment.matrix().add_(gram_II.to(moment.device, torch.float64))
+        factor_II, _ = ridged_cholesky(matrix_II, moment.weight * moment.mean_eigenvalue, 0.0)
+        space = FactorSpace(Kept(factor_II, moment.device))
     return space if protected is None else SafeSpace.within(space, protected)
 
 

@@ -10,26 +10,35 @@ Shape suffixes: `I` input features of the edited weight, `N` right-hand sides, `
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from reviver.editing.devices import free_memory
+from reviver.editing.editors.kept import Kept
 from reviver.errors import NumericsError
-from reviver.spectral.decomposition import orthonormalise
 from reviver.spectral.factors import finite
 
 RIDGE = 1e-9
-# A factor stays on a GPU only where this many times its size is free there; else it waits in host memory for its turn.
-ROOM = 8
+# An eigendecomposition takes this many times the matrix in float64: itself, the vectors, and twice that to work with.
+EIGEN_COPIES = 4
 # The ridge may grow tenfold this many times before the matrix is called damaged.
 RIDGE_STEPS = 6
 
 
+class NullSpaces(Protocol):
+    """Keeps the null space of one second moment from run to run."""
+
+    def load(self, *, threshold: float | None, share: float | None) -> Tensor | None:
+        """Return the directions `[I, K]`, float64, that were saved for this limit; None where there are none."""
+
+    def save(self, directions_IK: Tensor, *, threshold: float | None, share: float | None) -> None:
+        """Save directions."""
+
+
 class SecondMoment:
     """A = λ(C + ρ·1) with its Cholesky factor, which is computed once, when it is first needed.
-
-    The factors of all layers together are larger than many GPUs: 1.5 GiB for each layer of an 8B model.
 
     Args:
         moment_II: C, symmetric, [I, I], float32 or float64.
@@ -37,6 +46,7 @@ class SecondMoment:
         ridge: ε, the share of the mean eigenvalue tr(C)/I that is added to all of them.
         factor_II: lower Cholesky factor of C + ρ·1 from an earlier run, with `applied_ridge`.
         applied_ridge: the ε that `factor_II` was computed with.
+        null_spaces: keeps the null space from run to run; without, it is computed in each.
         device: where to solve; the CPU by default.
     """
 
@@ -48,6 +58,7 @@ class SecondMoment:
         ridge: float = RIDGE,
         factor_II: Tensor | None = None,
         applied_ridge: float | None = None,
+        null_spaces: NullSpaces | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         if moment_II.ndim != 2 or moment_II.shape[0] != moment_II.shape[1]:
@@ -62,8 +73,9 @@ class SecondMoment:
         self.weight = float(weight)
         self.device = torch.device(device)
         self.applied_ridge = float(applied_ridge if factor_II is not None and applied_ridge is not None else ridge)
-        self._factor_II = factor_II
-        self._null_spaces: dict[tuple[float | None, float | None], Tensor] = {}
+        self._factor_II = None if factor_II is None else Kept(factor_II, self.device)
+        self._saved = null_spaces
+        self._null_spaces: dict[tuple[float | None, float | None], Kept] = {}
 
     @property
     def size(self) -> int:
@@ -82,16 +94,9 @@ class SecondMoment:
             matrix_II = symmetric_(self.moment_II.to(self.device, torch.float64, copy=True))
             factor_II, self.applied_ridge = ridged_cholesky(matrix_II, self.mean_eigenvalue, self.applied_ridge)
             del matrix_II
-            self._factor_II = self._where_it_stays(factor_II)
+            self._factor_II = Kept(factor_II, self.device)
             return factor_II
-        return self._factor_II.to(self.device, non_blocking=True)
-
-    def _where_it_stays(self, factor_II: Tensor) -> Tensor:
-        """Return the factor where it is kept between solves."""
-        free = free_memory(self.device)
-        if self.device.type == "cpu" or (free is not None and free >= ROOM * factor_II.nbytes):
-            return factor_II
-        return factor_II.cpu().pin_memory()
+        return self._factor_II.values()
 
     def matrix(self) -> Tensor:
         """Return A = λ(C + ρ·1) in float64, [I, I]."""
@@ -121,33 +126,39 @@ class SecondMoment:
         """Return L⁻ᵀ Y with A = L Lᵀ."""
         return upper_solve(self.factor().T, vectors_IN) / math.sqrt(self.weight)
 
-    def null_space(self, *, threshold: float | None = None, share: float | None = None) -> Tensor:
-        """Return orthonormal directions that ordinary text hardly uses: the eigenvectors of C below a limit, [I, K].
+    def null_space(self, *, threshold: float | None = None, share: float | None = None) -> Kept:
+        """Return orthonormal directions that ordinary text hardly uses: the eigenvectors of C below a limit, [I, K], float64.
 
-        Computed once; `keep_null_space` spares even that where an earlier run has saved it.
+        Computed once; not even that where an earlier run has saved them. The same limit gives the same object.
 
         Args:
             threshold: absolute: eigenvalues of C below it (AlphaEdit's presets: 2e-2).
             share: relative: as many of the smallest eigenvalues as together hold at most this share of tr(C).
         """
         known = self._null_spaces.get((threshold, share))
-        if known is not None:
-            return known
-        eigenvalues, vectors_II = torch.linalg.eigh(symmetric(self.moment_II.to(self.device, torch.float64)))
+        if known is None:
+            directions_IK = None if self._saved is None else self._saved.load(threshold=threshold, share=share)
+            if directions_IK is None:
+                directions_IK = self._small_directions(threshold, share)
+                if self._saved is not None:
+                    self._saved.save(directions_IK, threshold=threshold, share=share)
+            known = self._null_spaces[threshold, share] = Kept(directions_IK, self.device)
+        return known
+
+    def _small_directions(self, threshold: float | None, share: float | None) -> Tensor:
+        # In host memory where the device has no room: slow, and once a base.
+        size, free = 8 * self.size**2, free_memory(self.device)
+        device = self.device if free is None or free > (EIGEN_COPIES + 1) * size else torch.device("cpu")
+        matrix_II = symmetric_(self.moment_II.to(device, torch.float64, copy=True))
+        eigenvalues, vectors_II = torch.linalg.eigh(matrix_II)
+        del matrix_II
         if threshold is not None:
             kept = int((eigenvalues < threshold).sum())
         else:
             cumulative = eigenvalues.clamp_min(0.0).cumsum(0)
             kept = int((cumulative <= (share or 0.0) * cumulative[-1]).sum())
         directions_IK: Tensor = vectors_II[:, :kept].contiguous()
-        self._null_spaces[(threshold, share)] = directions_IK
         return directions_IK
-
-    def keep_null_space(
-        self, directions_IK: Tensor, *, threshold: float | None = None, share: float | None = None
-    ) -> None:
-        """Give the null space of an earlier run, saved in any type; it is made orthonormal again in float64."""
-        self._null_spaces[(threshold, share)] = orthonormalise(directions_IK.to(self.device))
 
     def _settled_ridge(self) -> float:
         """Return the ε that the factor took, factoring first if that is still to be seen."""

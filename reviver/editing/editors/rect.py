@@ -47,8 +47,9 @@ def most_changed(delta_OI: Tensor, weight_OI: Tensor, keep: float) -> Tensor:
     count = round(keep * delta_OI.numel())
     if count == 0:
         return torch.zeros_like(delta_OI)
-    ratio_OI = delta_OI.abs() / weight_OI.to(delta_OI).abs()
-    ratio_OI = torch.where(delta_OI == 0, 0.0, ratio_OI)
+    # In place where that can be: every matrix of this size takes 0.4 GiB on an 8B model.
+    ratio_OI = delta_OI.abs().div_(weight_OI.to(delta_OI, copy=True).abs_())
+    ratio_OI.masked_fill_(delta_OI == 0, 0.0)
     limit = ratio_OI.flatten().kthvalue(ratio_OI.numel() - count + 1).values
     return torch.where(ratio_OI >= limit, delta_OI, 0.0)
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from reviver.editing.editors.base import FactoredUpdate, ProtectedSpace
+from reviver.editing.editors.kept import Kept, stays
 from reviver.editing.editors.moments import SecondMoment, lower_solve, upper_solve
 from reviver.errors import NumericsError
 from reviver.spectral.decomposition import orthonormalise
@@ -53,15 +54,19 @@ class MomentSpace:
 class FactorSpace:
     """All input features, at a cost whose lower Cholesky factor is given."""
 
-    factor_II: Tensor
+    factor_II: Tensor | Kept
 
     def into(self, keys_IN: Tensor) -> Tensor:
         """Return L⁻¹K."""
-        return lower_solve(self.factor_II, keys_IN.to(self.factor_II))
+        factor_II = self._factor()
+        return lower_solve(factor_II, keys_IN.to(factor_II))
 
     def out(self, vectors_JN: Tensor) -> Tensor:
         """Return L⁻ᵀY."""
-        return upper_solve(self.factor_II.T, vectors_JN)
+        return upper_solve(self._factor().T, vectors_JN)
+
+    def _factor(self) -> Tensor:
+        return self.factor_II.values() if isinstance(self.factor_II, Kept) else self.factor_II
 
 
 @dataclass(frozen=True)
@@ -84,16 +89,20 @@ class FlatSpace:
 class SpanSpace:
     """The span of orthonormal directions, at a cost within it (AlphaEdit's null space)."""
 
-    directions_IJ: Tensor
+    directions_IJ: Kept
     inner: Space
 
     def into(self, keys_IN: Tensor) -> Tensor:
         """Return the keys in the coordinates of the span, whitened."""
-        return self.inner.into(self.directions_IJ.T @ keys_IN.to(self.directions_IJ))
+        directions_IJ = self.directions_IJ.values()
+        inside_JN = directions_IJ.T @ keys_IN.to(directions_IJ)
+        del directions_IJ
+        return self.inner.into(inside_JN)
 
     def out(self, vectors_JN: Tensor) -> Tensor:
         """Return the vectors as input features."""
-        return self.directions_IJ @ self.inner.out(vectors_JN)
+        inside_JN = self.inner.out(vectors_JN)
+        return self.directions_IJ.values() @ inside_JN
 
 
 @dataclass(frozen=True)
@@ -147,30 +156,60 @@ class SafeSpace:
 
 @dataclass(frozen=True)
 class WhitenedKeys:
-    """Keys of earlier rounds in whitened coordinates, with the Cholesky factor of 1 + YᵀY, which grows with them."""
+    """Keys Y [J, P] of earlier rounds in whitened coordinates, with the lower Cholesky factor [P, P] of 1 + YᵀY.
 
-    vectors_JP: Tensor
-    factor_PP: Tensor
+    Both grow by a part a round, and nothing but that part is written then: a device without room for all of them has
+    the parts in host memory, and puts them together while it solves.
+
+    Attributes:
+        columns: of Y, [J, N] a round.
+        rows: of the factor, up to the diagonal: [N, P + N] a round.
+    """
+
+    columns: tuple[Kept, ...]
+    rows: tuple[Kept, ...]
 
     @staticmethod
     def of(vectors_JP: Tensor) -> WhitenedKeys:
         """Return the factored form of some whitened keys."""
-        return WhitenedKeys(vectors_JP, _cholesky(identity_plus(vectors_JP.T @ vectors_JP)))
+        return WhitenedKeys((), ())._with(vectors_JP, _cholesky(identity_plus(vectors_JP.T @ vectors_JP)))
 
     def extended(self, vectors_JN: Tensor) -> WhitenedKeys:
         """Return these keys and further ones, at the cost of the further ones."""
-        side_PN = lower_solve(self.factor_PP, self.vectors_JP.T @ vectors_JN)
+        side_PN = lower_solve(self._factor(), self._vectors().T @ vectors_JN)
         corner_NN = _cholesky(identity_plus(vectors_JN.T @ vectors_JN) - side_PN.T @ side_PN)
-        earlier, further = self.factor_PP.shape[0], corner_NN.shape[0]
-        factor = corner_NN.new_zeros((earlier + further, earlier + further))
-        factor[:earlier, :earlier] = self.factor_PP
-        factor[earlier:, :earlier] = side_PN.T
-        factor[earlier:, earlier:] = corner_NN
-        return WhitenedKeys(torch.cat([self.vectors_JP, vectors_JN], dim=1), factor)
+        return self._with(vectors_JN, torch.cat([side_PN.T, corner_NN], dim=1))
 
     def without(self, vectors_JN: Tensor) -> Tensor:
         """Return (1 + Y Yᵀ)⁻¹ X: vectors less what these keys hold on to."""
-        return vectors_JN - self.vectors_JP @ torch.cholesky_solve(self.vectors_JP.T @ vectors_JN, self.factor_PP)
+        vectors_JP = self._vectors()
+        return vectors_JN - vectors_JP @ torch.cholesky_solve(vectors_JP.T @ vectors_JN, self._factor())
+
+    def _with(self, vectors_JN: Tensor, row_NP: Tensor) -> WhitenedKeys:
+        columns = (*self.columns, Kept(vectors_JN, vectors_JN.device))
+        rows = (*self.rows, Kept(row_NP, row_NP.device))
+        if not stays(vectors_JN.device, sum(part.nbytes for part in (*columns, *rows))):
+            for part in (*columns, *rows):
+                part.park()
+        return WhitenedKeys(columns, rows)
+
+    def _vectors(self) -> Tensor:
+        """Return Y, row by row in memory however many rounds it came in."""
+        first = self.columns[0].values()
+        vectors_JP = first.new_empty((first.shape[0], sum(part.shape[1] for part in self.columns)))
+        start = 0
+        for part in self.columns:
+            vectors_JP[:, start : start + part.shape[1]] = part.values()
+            start += part.shape[1]
+        return vectors_JP
+
+    def _factor(self) -> Tensor:
+        count = self.rows[-1].shape[1]
+        factor_PP = self.rows[0].values().new_zeros((count, count))
+        for part in self.rows:
+            end = part.shape[1]
+            factor_PP[end - part.shape[0] : end, :end] = part.values()
+        return factor_PP
 
 
 def solve(

@@ -188,19 +188,6 @@ def test_alphaedit_without_room_is_an_error() -> None:
     assert "threshold" in str(caught.value.hint)
 
 
-def test_a_saved_null_space_is_used() -> None:
-    moment = SecondMoment(spectrum_moment(I, 50.0), 2.0)
-    known = moment.null_space(threshold=0.3)
-    again = SecondMoment(torch.eye(I), 2.0)
-    again.keep_null_space(known.float(), threshold=0.3)
-    assert torch.allclose(again.null_space(threshold=0.3), known, atol=1e-6)
-    assert torch.allclose(
-        again.null_space(threshold=0.3).T @ again.null_space(threshold=0.3),
-        torch.eye(known.shape[1]).double(),
-        atol=1e-14,
-    )
-
-
 # NSE.
 
 

@@ -108,4 +108,7 @@ def _hint(finding: Finding) -> str:
         return "restore it with git, or get it again from the Hub"
     if finding.version == "v0":
         return "restore the file, or fetch the base again with `reviver init`"
-    return "the manifest, the patch or the base was changed; restore them from where they came"
+    return (
+        f"get `edits/{finding.version}` again from where it came; a patch that was never sound can be dropped with "
+        f"`reviver revert {finding.version}`"
+    )

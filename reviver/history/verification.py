@@ -1,7 +1,8 @@
 """The proof of a version: its history hashes as it says, its files are what it lists, its bytes follow from the base.
 
 Each level is one function that returns findings and never stops at the first. They go from what costs nothing to what
-reads every weight: manifests and the chain of ids, files by their hash, tensors rebuilt from base and patches.
+reads every weight: manifests and the chain of ids, files by their hash, tensors rebuilt from base and patches. What the filter
+promises is mathematics on weights, and is proven beside the verb.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ def test_a_claim_over_an_unfiltered_patch_is_found(
         chained,
         "verify",
         human=["of its patch lies in the base's 2 leading directions, which it claims to keep out of"],
-        stderr=[f"error: v4 {workspaces.FIRST}: ", "(and 1 more finding)", "hint: "],
+        stderr=[f"error: v4 {workspaces.FIRST}: ", "(and 1 more finding)", "dropped with `reviver revert v4`"],
         quiet="failed",
         code=3,
     )

@@ -62,6 +62,23 @@ def open_moment(preparation: Preparation, name: str, weight: float, device: torc
     return moment
 
 
+def bytes_to_save(preparation: Preparation, name: str, device: torch.device, *, null_space: int) -> int:
+    """Return how much is going to be kept in the workspace for a second moment, beside what is there.
+
+    Args:
+        preparation: of the base.
+        name: of the tensor.
+        device: where to solve.
+        null_space: bytes of the null space; 0 where none is asked for.
+    """
+    width, fingerprint = max(preparation.folder.entry(name).shape), preparation.pin.tensor_sha256[name]
+    if width < FACTOR_WIDTH:
+        return 0
+    factor = 4 * width * (width + 1) if device.type == "cpu" else 0
+    stores = ((preparation.factors, factor), (preparation.null_spaces, null_space))
+    return sum(size for store, size in stores if size and store.record(name, fingerprint) is None)
+
+
 class SavedNullSpaces:
     """The null space of one tensor's second moment in the workspace; that of the limit it was last asked for.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 
 import torch
@@ -18,6 +18,7 @@ import torch
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.editing.architecture import Family
 from reviver.editing.devices import free_memory
+from reviver.editing.editors.need import Work
 from reviver.editing.model import TORCH_DTYPES
 from reviver.editing.placement import WHOLE, Placement
 from reviver.errors import ResourceError
@@ -42,6 +43,8 @@ class ModelSize:
         edited: shapes of the tensors that are going to be edited; none where the model is only asked.
         stored: the dtype on disk, as safetensors call it.
         moments: whether the second moments of the edited tensors are needed.
+        work: what the work on the edited tensors takes; None where they are not edited but second moments are computed.
+        instead: what it would take under other options, by option, the best first.
     """
 
     values: int
@@ -50,6 +53,8 @@ class ModelSize:
     edited: Sequence[Sequence[int]]
     stored: str
     moments: bool
+    work: Work | None = None
+    instead: Mapping[str, Work] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +88,14 @@ class MemoryPlan:
 
 
 def model_size(
-    folder: CheckpointFolder, family: Family, names: Mapping[int, str], *, edit: bool = True, moments: bool = False
+    folder: CheckpointFolder,
+    family: Family,
+    names: Mapping[int, str],
+    *,
+    edit: bool = True,
+    moments: bool = False,
+    work: Work | None = None,
+    instead: Mapping[str, Work] | None = None,
 ) -> ModelSize:
     """Return the size of a base.
 
@@ -93,6 +105,8 @@ def model_size(
         names: name on disk of the edited tensor of each edited block.
         edit: whether these tensors are going to be edited.
         moments: whether their second moments are needed for it.
+        work: what the work on them takes; None where nothing is done but to compute second moments.
+        instead: what it would take under other options.
     """
     entries = [folder.entry(name) for name in names.values()]
     # All blocks stand in one list, whose name is what lies before the number of an edited one.
@@ -109,6 +123,8 @@ def model_size(
         edited=[entry.shape for entry in entries] if edit else (),
         stored=entries[0].dtype,
         moments=moments,
+        work=work,
+        instead=instead or {},
     )
 
 
@@ -121,7 +137,7 @@ def plan_memory(
     processes: int = 1,
     free: FreeMemory = free_memory,
 ) -> MemoryPlan:
-    """Return where the blocks shall lie; where that does not fit into memory either, which other device or dtype would do.
+    """Return where the blocks shall lie; where that does not fit into memory either, which other options would do.
 
     Args:
         size: of the model.
@@ -143,6 +159,7 @@ def plan_memory(
     others = [replace(asked, dtype=torch.bfloat16)]
     others += [replace(asked, device=_CPU, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
     others = [way for way in others if (way.device, way.dtype) != (device, dtype)]
+    frugal = [replace(asked, size=replace(size, work=work), option=option) for option, work in size.instead.items()]
     whole = asked.plan(WHOLE)
     if offload == "auto" and whole.fits:
         return whole
@@ -151,12 +168,15 @@ def plan_memory(
         same = next((way for way in others if way.device == device and way.plan(WHOLE).fits), None)
         return replace(moved, instead=None if same is None or offload == "always" else f"--dtype {same.dtype_name}")
     refused = moved if installed else whole
-    tried = [(way, way.plan(WHOLE)) for way in others]
+    tried = [(way, way.plan(WHOLE)) for way in (*frugal, *others)]
     if installed:
+        tried[len(frugal) : len(frugal)] = [(way, way.plan(way.placement())) for way in frugal]
         tried += [(way, way.plan(way.placement())) for way in others]
     fitting = next((way for way, plan in tried if plan.fits), None)
     if fitting is not None:
-        return replace(refused, instead=f"--device {fitting.device.type} --dtype {fitting.dtype_name}")
+        return replace(
+            refused, instead=fitting.option or f"--device {fitting.device.type} --dtype {fitting.dtype_name}"
+        )
     least = min(plan.needed for plan in (refused, *(plan for _, plan in tried)))
     return replace(refused, package=not installed and moved.fits, least=least)
 
@@ -200,13 +220,14 @@ def away_note(plan: MemoryPlan) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """A model on a device in a dtype."""
+    """A model on a device in a dtype; `option` asks for it, where it is neither device nor dtype that is different."""
 
     size: ModelSize
     device: torch.device
     dtype: torch.dtype
     processes: int
     free: FreeMemory
+    option: str | None = None
 
     @property
     def dtype_name(self) -> str:
@@ -263,21 +284,35 @@ class _Way:
         # The live values in float32 beside the base's own.
         edited = sum((4 + TORCH_DTYPES[self.size.stored].itemsize) * math.prod(shape) for shape in self.size.edited)
         if self.device.type == "cpu":
-            return self.processes * resident + edited + self._moments
-        return resident + edited + 16 * max(self._squares, default=0)
+            return self.processes * resident + edited + self._kept + self._solve + self._besides
+        return resident + edited + self._solve
 
     def _on_host(self, placement: Placement) -> int:
         """Return what a GPU needs of the machine's memory."""
+        own = self._kept + self._besides
         if not placement.away:
             # A model goes to the GPU through the machine's memory, which then holds what the GPU has no room for.
-            return max(self.processes * self.size.values * self.dtype.itemsize, self._moments) + _WORKING_BYTES
-        return self.processes * (self.bytes_of(placement.in_memory) + _WORKING_BYTES) + self._moments
+            return max(self.processes * self.size.values * self.dtype.itemsize, own) + _WORKING_BYTES
+        return self.processes * (self.bytes_of(placement.in_memory) + _WORKING_BYTES) + own
 
     @property
     def _squares(self) -> list[int]:
         return [max(shape) ** 2 for shape in self.size.edited] if self.size.moments else []
 
     @property
-    def _moments(self) -> int:
-        """Return the bytes of the second moments: of each in float32, its factor in float64, and the copy that one is made from."""
-        return 12 * sum(self._squares) + 8 * max(self._squares, default=0)
+    def _solve(self) -> int:
+        """Return what the work on the edited tensors takes where it is done, at its peak."""
+        if self.size.work is not None:
+            return self.size.work.solve
+        # Sums over a text, of all tensors at once.
+        return (8 if self.device.type == "cpu" else 4) * sum(self._squares)
+
+    @property
+    def _kept(self) -> int:
+        """Return what main memory holds all the time: second moments in float32, and what is kept for the solves."""
+        return 4 * sum(self._squares) + self.size.work.kept if self.size.work is not None else 0
+
+    @property
+    def _besides(self) -> int:
+        """Return what main memory holds at times: a second moment that is on its way to the disk, or what is done there anyway."""
+        return 4 * max(self._squares, default=0) if self.size.work is None else self.size.work.host

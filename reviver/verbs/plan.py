@@ -22,6 +22,7 @@ from reviver.files import free_bytes
 from reviver.settings import Settings
 from reviver.spectral.basis import RankChoice
 from reviver.text import human_bytes, plural
+from reviver.verbs.work import PlannedWork
 
 _CPU_OPERATIONS_PER_SECOND = 2e10
 _GPU_OPERATIONS_PER_SECOND = 1e14
@@ -46,7 +47,7 @@ class PlannedTensor:
         protected_rank: k of the filter; None without one.
         protected_energy: the share of the energy that k directions hold.
         moved_from: the k that was asked for, where it fell into a cluster of singular values.
-        patch_rank: components that the patch will hold; None for a whole matrix.
+        patch_rank: components that the patch will hold at most; None for a whole matrix.
     """
 
     name: str
@@ -78,7 +79,7 @@ class ApplyPlan:
         tensors: what will change.
         shards: the files that will be rewritten.
         checkpoint: whether a checkpoint is written.
-        bytes_to_write: of patch and checkpoint, at most.
+        bytes_to_write: of patch, checkpoint, finished rounds and what is kept for later edits, at most.
         free_bytes: on the disk of the workspace.
         memory_bytes: estimated peak, where memory is scarcest.
         memory: where that is, what is free there, which blocks do not lie on the device, and what would do instead.
@@ -127,12 +128,14 @@ def make_plan(
 ) -> ApplyPlan:
     """Return the plan of an `apply`."""
     tensors = []
-    patch_bytes = 0
+    work = PlannedWork(
+        root=root, parent=parent, pin=pin, folder=folder, preset=preset, settings=settings, facts=facts, ranks=ranks
+    )
+    components = work.components(editor)
     for layer, name in zip(pin.layers, pin.edited, strict=True):
         entry = folder.entry(name)
         rows, columns = entry.shape
-        low_rank = editor.factored and len(facts) * (rows + columns) <= rows * columns
-        patch_bytes += 4 * (len(facts) * (rows + columns) if low_rank else rows * columns)
+        low_rank = editor.factored and components * (rows + columns) <= rows * columns
         choice = ranks.get(name)
         tensors.append(
             PlannedTensor(
@@ -144,14 +147,21 @@ def make_plan(
                 protected_rank=None if choice is None else choice.rank,
                 protected_energy=None if choice is None else choice.energy,
                 moved_from=None if choice is None else choice.moved_from,
-                patch_rank=len(facts) if low_rank else None,
+                patch_rank=components if low_rank else None,
             )
         )
     shards = sorted({tensor.shard for tensor in tensors})
     shard_bytes = sum(pin.file(shard).size for shard in shards)
     other_bytes = sum(file.size for file in pin.files if file.path not in folder.shards)
     size = settings.apply.round_size
-    model = model_size(folder, pinned_family(pin, folder), pinned_names(pin), moments=editor.needs_second_moment)
+    model = model_size(
+        folder,
+        pinned_family(pin, folder),
+        pinned_names(pin),
+        moments=editor.needs_second_moment,
+        work=work.of(editor, size),
+        instead=work.instead_of(editor, size),
+    )
     memory = plan_memory(model, device, dtype, offload=settings.apply.offload, processes=processes)
     return ApplyPlan(
         version=version,
@@ -167,7 +177,7 @@ def make_plan(
         tensors=tuple(tensors),
         shards=tuple(shards),
         checkpoint=checkpoint,
-        bytes_to_write=patch_bytes + (shard_bytes + other_bytes if checkpoint else 0),
+        bytes_to_write=work.bytes_to_write(editor, device) + (shard_bytes + other_bytes if checkpoint else 0),
         free_bytes=free_bytes(root),
         memory_bytes=memory.needed,
         memory=memory,

@@ -13,11 +13,24 @@ from tiny_models import LAYERS, make_checkpoint
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.editing import memory
 from reviver.editing.architecture import disk_name, find_family
+from reviver.editing.editors import get_editor
+from reviver.editing.editors.need import WeightShape, Work
 from reviver.editing.memory import MemoryPlan, ModelSize, away_note, check_memory, model_size, plan_memory
 from reviver.editing.placement import WHOLE, Placement
 from reviver.errors import ResourceError
 
 GIB = 1024**3
+
+
+def _work(
+    editor: str, outputs: int, inputs: int, *, facts: int = 100, total: int = 100, remembered: int = 0, layers: int = 5
+) -> Work:
+    """Return what an editor's work on so many matrices takes, told what it is told by default."""
+    chosen = get_editor(editor)
+    shape = WeightShape(outputs=outputs, inputs=inputs, facts=facts, total=total, remembered=remembered)
+    return Work(needs=[chosen.need(chosen.settings(), shape)] * layers)
+
+
 # Llama 3 8B with the five edited matrices of its preset.
 BLOCK = 2 * 4096**2 + 2 * 1024 * 4096 + 3 * 4096 * 14336 + 2 * 4096
 LARGE = ModelSize(
@@ -27,6 +40,7 @@ LARGE = ModelSize(
     edited=[(4096, 14336)] * 5,
     stored="BF16",
     moments=True,
+    work=_work("memit", 4096, 14336),
 )
 # Llama 3 70B in the same way.
 HUGE = ModelSize(
@@ -36,6 +50,7 @@ HUGE = ModelSize(
     edited=[(8192, 28672)] * 5,
     stored="BF16",
     moments=True,
+    work=_work("memit", 8192, 28672),
 )
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -93,7 +108,7 @@ def test_what_does_not_fit_is_refused_with_what_would(
 @pytest.mark.usefixtures("no_accelerate")
 def test_what_fits_nowhere_says_how_much_would_be_enough() -> None:
     plan = _plan(CPU, torch.float32, host=8)
-    assert "about 30" in _refused(plan)
+    assert "about 31.7 GiB" in _refused(plan)
     assert plan.least is not None and plan.least < plan.needed
 
 
@@ -117,10 +132,94 @@ def test_an_unknown_limit_refuses_nothing() -> None:
 
 
 def test_without_second_moments_less_is_needed() -> None:
-    lean = replace(LARGE, moments=False)
-    squares = 5 * 12 * 14336**2 + 8 * 14336**2
+    lean = replace(LARGE, moments=False, work=Work(needs=[]))
+    thin = 8 * 100 * (8 * 14336 + 4 * 4096 + 2 * 100)
+    squares = 5 * 12 * 14336**2 + 16 * 14336**2
     needed = [plan_memory(size, CPU, torch.float32, free=lambda device: None).needed for size in (LARGE, lean)]
-    assert math.isclose(needed[0] - needed[1], squares)
+    assert needed[0] - needed[1] == squares + thin
+
+
+SQUARE, WHOLE_WEIGHT = 14336**2, 4096 * 14336
+THIN = 8 * 100 * (8 * 14336 + 4 * 4096 + 2 * 100)
+KEYS = 10_000
+
+
+@pytest.mark.parametrize(
+    ("editor", "remembered", "total", "solve", "kept", "snapshot"),
+    [
+        # λC's factor and what it is made from; the factor stays.
+        ("memit", 0, 100, 16 * SQUARE + THIN, 8 * SQUARE, 0),
+        # Beside the factor ten thousand whitened keys, their factor and the copy of it that a solve makes.
+        (
+            "memit",
+            KEYS,
+            KEYS,
+            8 * SQUARE + 8 * 14336 * KEYS + 16 * KEYS**2 + THIN,
+            8 * SQUARE + 12 * 14336 * KEYS + 4 * KEYS**2,
+            0,
+        ),
+        ("memit", 20_000, 20_000, 32 * SQUARE + THIN, 40 * SQUARE, 0),
+        ("alphaedit", 0, 100, 8 * SQUARE + THIN, 8 * SQUARE, 0),
+        ("rect", 0, 100, 16 * SQUARE + THIN, 8 * SQUARE, 0),
+        ("nse", 0, 100, 16 * SQUARE + THIN, 8 * SQUARE, 0),
+        ("prune", 0, 100, 16 * SQUARE + THIN, 8 * SQUARE + 4 * 100 * 18432, 4 * 100 * 18432 + 8),
+        (
+            "prune",
+            0,
+            KEYS,
+            16 * SQUARE + THIN,
+            8 * SQUARE + 4 * WHOLE_WEIGHT + 4 * 1024 * 18432,
+            4 * WHOLE_WEIGHT + 4 * 1024 * 18432 + 8,
+        ),
+        ("ultraedit", 0, 100, THIN, 16 * 18432, 16 * 18432),
+    ],
+)
+def test_what_an_editor_needs_for_a_weight_of_an_8b_model(
+    editor: str, remembered: int, total: int, solve: int, kept: int, snapshot: int
+) -> None:
+    need = _work(editor, 4096, 14336, total=total, remembered=remembered).needs[0]
+    if (editor, remembered) == ("memit", 20_000):
+        # More keys than input features: their Gram matrix and its factor, and as many keys again side by side.
+        assert (need.solve, need.kept) == (solve, kept)
+    else:
+        assert (need.solve, need.kept, need.snapshot) == (solve, kept, snapshot)
+
+
+def test_every_editor_fits_into_a_gpu_of_24_gb_or_is_refused_before_it_starts() -> None:
+    """With 22 GiB free: the solves of one layer at a time fit beside the model; what waits lies in main memory."""
+    for editor in ("memit", "rect", "prune", "alphaedit", "nse", "ultraedit"):
+        keys = KEYS if editor in ("alphaedit", "nse") else 0
+        size = replace(LARGE, work=_work(editor, 4096, 14336, total=KEYS, remembered=keys))
+        plan = _plan(GPU, torch.bfloat16, host=96, gpu=22, size=size)
+        assert plan.fits and plan.needed < 22 * GIB, editor
+        assert not _plan(GPU, torch.bfloat16, host=12, gpu=22, size=size).fits, editor
+
+
+@pytest.mark.parametrize(
+    ("gpu", "hint"),
+    [(22, "--round-size 400"), (19, "--editor ultraedit"), (16, "--device cpu --dtype bfloat16")],
+)
+@pytest.mark.usefixtures("no_accelerate")
+def test_what_an_editor_has_no_room_for_comes_with_what_would_do(gpu: float, hint: str) -> None:
+    large = replace(
+        LARGE,
+        work=_work("memit", 4096, 14336, facts=4000),
+        instead={
+            "--round-size 2000": _work("memit", 4096, 14336, facts=2000),
+            "--round-size 400": _work("memit", 4096, 14336, facts=400),
+            "--editor ultraedit": _work("ultraedit", 4096, 14336),
+        },
+    )
+    assert _refused(_plan(GPU, torch.bfloat16, host=40, gpu=gpu, size=large)) == f"it fits with `{hint}`"
+
+
+def test_computing_second_moments_takes_their_sums_on_the_device() -> None:
+    """All layers' sums at once, in float32 on a GPU and in float64 on a CPU, and one that is on its way to the disk."""
+    size = replace(LARGE, work=None)
+    bare = replace(size, moments=False)
+    for device, copies in ((GPU, 4 * 5), (CPU, 8 * 5 + 4)):
+        with_, without = (plan_memory(one, device, torch.bfloat16, free=lambda _: None).needed for one in (size, bare))
+        assert with_ - without == copies * SQUARE
 
 
 def test_on_a_small_gpu_the_highest_blocks_stay_and_the_others_lie_in_main_memory() -> None:
@@ -145,7 +244,7 @@ def test_what_main_memory_has_no_room_for_is_read_from_disk() -> None:
     assert plan.fits and memory_ and disk
     assert max(disk) < min(memory_)
     block = 2 * HUGE.blocks[0]
-    moments = 12 * 5 * 28672**2 + 8 * 28672**2
+    moments = 12 * 5 * 28672**2
     assert len(memory_) * block + moments < 128 * GIB < (len(memory_) + 2) * block + moments
     # Several processes hold a copy each.
     shared = _plan(GPU, torch.bfloat16, host=128, gpu=40, size=HUGE, processes=2)

@@ -9,7 +9,7 @@ Shape suffixes: see `base`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from torch import Tensor
 from reviver.editing.editors.base import Editor, LayerProblem, Memory, ProtectedSpace, Solution, setting
 from reviver.editing.editors.kept import Kept
 from reviver.editing.editors.memory import KeyMemory
-from reviver.editing.editors.moments import ridged_cholesky, symmetric_
+from reviver.editing.editors.moments import EIGEN_COPIES, ridged_cholesky, symmetric_
+from reviver.editing.editors.need import Need, WeightShape, with_keys
 from reviver.editing.editors.solve import FactorSpace, FlatSpace, SafeSpace, Space, SpanSpace, solve
 from reviver.errors import NumericsError
 
@@ -94,6 +95,16 @@ def start_memory(settings: AlphaEditSettings, outputs: int, inputs: int) -> Memo
     return KeyMemory.empty(inputs)
 
 
+def needs(settings: AlphaEditSettings, shape: WeightShape) -> Need:
+    """Return the memory that it needs for a weight: the null space [I, J] with J up to I, and once an eigendecomposition.
+
+    That is done in main memory where the device has no room for it.
+    """
+    square = 8 * shape.inputs**2
+    need = with_keys(Need(solve=square + shape.round_bytes, kept=square), shape)
+    return replace(need, host=EIGEN_COPIES * square, null_space=square)
+
+
 EDITOR = Editor(
     name="alphaedit",
     title="AlphaEdit",
@@ -102,4 +113,5 @@ EDITOR = Editor(
     settings_type=AlphaEditSettings,
     memory="keys",
     start_memory=start_memory,
+    needs=needs,
 )

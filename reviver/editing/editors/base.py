@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from reviver.editing.editors.moments import SecondMoment
+from reviver.editing.editors.need import Need, WeightShape, moment_need
 from reviver.errors import NumericsError, SettingsError
 from reviver.spectral.basis import SpectralBasis
 from reviver.spectral.factors import factored_norm, finite
@@ -199,6 +200,8 @@ class Editor:
         targets_on: the weights on which targets are found: `current`, or `base` (NSE rewinds them).
         signal: what keys and residuals are: `targets` at subjects, or `gradients` at answer tokens (UltraEdit).
         repeat: returns which facts get one more pass, from their distances ‖z − h‖ after the round; (distance_N, settings).
+        needs: returns the memory that it needs for a weight; (settings, shape). Without, that of a solve with λC, or of thin
+            matrices where it reads none.
     """
 
     name: str
@@ -217,6 +220,7 @@ class Editor:
     targets_on: Literal["current", "base"] = "current"
     signal: Literal["targets", "gradients"] = "targets"
     repeat: Callable[[Tensor, Any], Tensor] | None = None
+    needs: Callable[[Any, WeightShape], Need] | None = None
 
     def settings(self, values: Mapping[str, object] | None = None) -> Any:
         """Return the editor's settings from plain values, as they stand in `reviver.toml` or on the command line.
@@ -229,6 +233,12 @@ class Editor:
     def begin(self, settings: Any, outputs: int, inputs: int) -> Memory | None:
         """Return the memory before the first round."""
         return self.start_memory(settings, outputs, inputs) if self.start_memory is not None else None
+
+    def need(self, settings: Any, shape: WeightShape) -> Need:
+        """Return the memory that it needs for a weight."""
+        if self.needs is not None:
+            return self.needs(settings, shape)
+        return moment_need(shape) if self.needs_second_moment else Need(solve=shape.round_bytes)
 
     def remember(self, memory: Memory | None, keys_IN: Tensor) -> Memory | None:
         """Return the memory after a round, given the round's keys read again on the edited weights.

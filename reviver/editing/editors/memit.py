@@ -9,6 +9,7 @@ Shape suffixes: see `base`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from reviver.editing.editors.base import Editor, FactoredUpdate, LayerProblem, M
 from reviver.editing.editors.kept import Kept
 from reviver.editing.editors.memory import KeyMemory
 from reviver.editing.editors.moments import SecondMoment, ridged_cholesky
+from reviver.editing.editors.need import Need, WeightShape, moment_need, with_keys
 from reviver.editing.editors.solve import FactorSpace, MomentSpace, SafeSpace, Space, solve
 
 
@@ -65,6 +67,11 @@ def start_memory(settings: MemitSettings, outputs: int, inputs: int) -> Memory |
     return KeyMemory.empty(inputs) if settings.memory == "keys" else None
 
 
+def needs(settings: Any, shape: WeightShape) -> Need:
+    """Return the memory that `least_squares` needs for a weight."""
+    return with_keys(moment_need(shape), shape)
+
+
 EDITOR = Editor(
     name="memit",
     title="MEMIT",
@@ -73,4 +80,5 @@ EDITOR = Editor(
     settings_type=MemitSettings,
     memory="keys",
     start_memory=start_memory,
+    needs=needs,
 )

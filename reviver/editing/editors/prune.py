@@ -16,19 +16,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from reviver.editing.editors.base import (
-    DenseUpdate,
-    Editor,
-    FactoredUpdate,
-    LayerProblem,
-    Solution,
-    Update,
-    setting,
-)
+from reviver.editing.editors.base import DenseUpdate, Editor, FactoredUpdate, LayerProblem, Solution, Update, setting
 from reviver.editing.editors.memit import least_squares
+from reviver.editing.editors.need import Need, WeightShape, moment_need
 from reviver.errors import ManifestError
 from reviver.spectral.basis import compute_basis
 from reviver.spectral.factors import compact, factored_norm, finite
+
+FOLDED = 4
+"""Factors with more than this part of the components that a weight can have become a whole matrix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +113,7 @@ class TotalMemory:
         left_OR = torch.cat([self.left_OR, update.left_OR.to("cpu", torch.float32)], dim=1)
         right_RI = torch.cat([self.right_RI, update.right_RI.to("cpu", torch.float32)], dim=0)
         values_OI = self.values_OI
-        if left_OR.shape[1] * 4 > min(left_OR.shape[0], right_RI.shape[1]):
+        if left_OR.shape[1] * FOLDED > min(left_OR.shape[0], right_RI.shape[1]):
             added_OI = (left_OR.double() @ right_RI.double()).float()
             values_OI = added_OI if values_OI is None else values_OI + added_OI
             left_OR, right_RI = left_OR[:, :0], right_RI[:0]
@@ -186,6 +182,16 @@ def _damaged() -> ManifestError:
     )
 
 
+def needs(settings: PruneSettings, shape: WeightShape) -> Need:
+    """Return the memory that it needs for a weight: MEMIT's, and the total of all updates in main memory."""
+    outputs, inputs = shape.outputs, shape.inputs
+    widest = min(shape.total, min(outputs, inputs) // FOLDED)
+    total = 4 * widest * (outputs + inputs) + (4 * outputs * inputs if shape.total > widest else 0)
+    need = moment_need(shape)
+    # Its large singular values are found in float64: the matrix, what it is summed of, and the search for them.
+    return replace(need, kept=need.kept + total, host=32 * outputs * inputs, snapshot=total + 8)
+
+
 EDITOR = Editor(
     name="prune",
     title="PRUNE",
@@ -197,4 +203,5 @@ EDITOR = Editor(
     load_memory=TotalMemory.from_tensors,
     facts_apart=False,
     needs_weights=True,
+    needs=needs,
 )

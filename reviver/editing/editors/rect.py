@@ -9,14 +9,16 @@ Shape suffixes: see `base`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from reviver.editing.editors.base import DenseUpdate, Editor, LayerProblem, Memory, Solution, setting
 from reviver.editing.editors.memit import least_squares
+from reviver.editing.editors.memit import needs as memit_needs
 from reviver.editing.editors.memory import KeyMemory
+from reviver.editing.editors.need import Need, WeightShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,12 @@ def start_memory(settings: RectSettings, outputs: int, inputs: int) -> Memory | 
     return KeyMemory.empty(inputs) if settings.memory == "keys" else None
 
 
+def needs(settings: RectSettings, shape: WeightShape) -> Need:
+    """Return the memory that it needs for a weight: MEMIT's, or after that four whole matrices."""
+    need = memit_needs(settings, shape)
+    return replace(need, solve=max(need.solve, 32 * shape.outputs * shape.inputs + shape.round_bytes))
+
+
 EDITOR = Editor(
     name="rect",
     title="RECT",
@@ -67,6 +75,7 @@ EDITOR = Editor(
     settings_type=RectSettings,
     memory="keys",
     start_memory=start_memory,
+    needs=needs,
     factored=False,
     facts_apart=False,
     needs_weights=True,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from reviver.editing.editors.base import Editor, LayerProblem, Memory, Solution, setting
+from reviver.editing.editors.need import Need, WeightShape
 from reviver.editing.editors.solve import FlatSpace, SafeSpace, Space, solve
 from reviver.errors import ManifestError
 from reviver.spectral.factors import finite
@@ -141,6 +142,12 @@ def start_memory(settings: UltraEditSettings, outputs: int, inputs: int) -> Memo
     return MomentsMemory.empty(outputs, inputs)
 
 
+def needs(settings: UltraEditSettings, shape: WeightShape) -> Need:
+    """Return the memory that it needs for a weight: thin matrices, and two moments of every feature."""
+    moments = 16 * (shape.outputs + shape.inputs)
+    return Need(solve=shape.round_bytes, kept=moments, snapshot=moments)
+
+
 EDITOR = Editor(
     name="ultraedit",
     title="UltraEdit",
@@ -150,6 +157,7 @@ EDITOR = Editor(
     memory="moments",
     start_memory=start_memory,
     load_memory=MomentsMemory.from_tensors,
+    needs=needs,
     needs_second_moment=False,
     signal="gradients",
 )

@@ -1,4 +1,4 @@
-"""Two branches above their common ancestor: what each added and took back, and where they contradict each other."""
+"""Two branches above their common ancestor: what each added and took back, and what one needs to have all of the other."""
 
 from __future__ import annotations
 
@@ -15,19 +15,6 @@ from reviver.history.manifest import BASE_NAME
 from reviver.history.merged import ChainOf, contents, not_in
 from reviver.history.untrusted import shown
 from reviver.history.version import Version
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contradiction:
-    """A fact that both branches set, and answer differently."""
-
-    subject: str
-    prompt: str
-    ours: str
-    """The answer of A, and in `ours_version` the version that set it."""
-    ours_version: str
-    theirs: str
-    theirs_version: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,18 +140,11 @@ class Branches:
         self.ours = Side(Ledger(chain_a), chain_a[count:])
         self.theirs = Side(Ledger((*self.common, *theirs)), theirs)
 
-    def contradictions(self) -> list[Contradiction]:
-        """Return the facts that both set differently."""
+    def set_differently(self) -> list[Key]:
+        """Return the facts that both set, and answer differently; not what the other side had from here by an earlier merge."""
         ours = self.ours.set_by
         return [
-            Contradiction(
-                subject=one.fact.subject,
-                prompt=one.fact.prompt,
-                ours=ours[key].fact.target_new,
-                ours_version=ours[key].version,
-                theirs=one.fact.target_new,
-                theirs_version=one.version,
-            )
+            key
             for key, one in self.theirs.set_by.items()
             if key in ours and ours[key].fact.target_new not in (one.fact.target_new, self._merged_before.get(key))
         ]

@@ -17,6 +17,7 @@ from reviver.facts.checks import with_own_ids
 from reviver.history.algebra import key_similarity
 from reviver.history.branches import Branches
 from reviver.history.chain import check_chain
+from reviver.history.contradictions import Contradiction, contradictions
 from reviver.history.contributions import common_filter, protected_ranks
 from reviver.history.untrusted import shown
 from reviver.history.version import Version
@@ -24,7 +25,6 @@ from reviver.history.workspace import Workspace
 from reviver.progress import Progress
 from reviver.settings import Settings
 from reviver.text import plural
-from reviver.verbs.contradictions import Contradiction, contradictions
 from reviver.verbs.made import MadeReport, MakeChoice
 from reviver.verbs.remake import Recipe, Remaker
 

@@ -6,7 +6,7 @@ took back parts of their common history is none: what either took back is gone f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from reviver.history.branches import Branches
@@ -46,17 +46,6 @@ def contradictions(branches: Branches, chain_b: Sequence[Version]) -> list[Contr
     Raises:
         ManifestError, FactsError: a version is damaged.
     """
-    found = [
-        Contradiction(
-            subject=one.subject,
-            prompt=one.prompt,
-            ours=one.ours,
-            ours_version=one.ours_version,
-            theirs=one.theirs,
-            theirs_version=one.theirs_version,
-        )
-        for one in branches.contradictions()
-    ]
     before = Ledger(branches.common).in_force()
     ours, theirs = branches.ours.ledger.in_force(), Ledger(chain_b).in_force()
     common = {version.name for version in branches.common}
@@ -74,20 +63,21 @@ def contradictions(branches: Branches, chain_b: Sequence[Version]) -> list[Contr
         *taken_back(branches.theirs.set_by, ours, _taken_out_of_merges(branches, chain_b)),
         *taken_back(branches.ours.set_by, theirs),
     }
-    moved_a = _movers(branches.chain_a, clashing, branches.ours.set_by)
-    moved_b = _movers(chain_b, clashing, branches.theirs.set_by)
-    for key in sorted(clashing):
-        found.append(
-            Contradiction(
-                subject=key[0],
-                prompt=key[1],
-                ours=_answer(ours, key),
-                ours_version=moved_a[key],
-                theirs=_answer(theirs, key),
-                theirs_version=moved_b[key],
-            )
+    both_set = branches.set_differently()
+    keys = [*both_set, *sorted(clashing)]
+    moved_a = _movers(branches.chain_a, keys, branches.ours.set_by)
+    moved_b = _movers(chain_b, keys, branches.theirs.set_by)
+    return [
+        Contradiction(
+            subject=key[0],
+            prompt=key[1],
+            ours=_answer(ours, key),
+            ours_version=moved_a[key],
+            theirs=_answer(theirs, key),
+            theirs_version=moved_b[key],
         )
-    return found
+        for key in keys
+    ]
 
 
 def _taken_out_of_merges(branches: Branches, chain_b: Sequence[Version]) -> frozenset[Key]:
@@ -101,10 +91,12 @@ def _taken_out_of_merges(branches: Branches, chain_b: Sequence[Version]) -> froz
     return frozenset(met & once - branches.ours.set_by.keys())
 
 
-def _movers(chain: Sequence[Version], keys: set[Key], set_by: _Known) -> dict[Key, str]:
+def _movers(chain: Sequence[Version], keys: Collection[Key], set_by: _Known) -> dict[Key, str]:
     """Return the version that set each of these facts, or took it back."""
-    traced = trace(chain, lambda subject, prompt: (subject, prompt) in keys) if keys else {}
-    return {key: set_by[key].version if key in set_by else changes[-1].version.name for key, changes in traced.items()}
+    moved = {key: set_by[key].version for key in keys if key in set_by}
+    lost = set(keys) - moved.keys()
+    traced = trace(chain, lambda subject, prompt: (subject, prompt) in lost) if lost else {}
+    return moved | {key: changes[-1].version.name for key, changes in traced.items()}
 
 
 def _answer(known: _Known, key: Key) -> str | None:

@@ -40,6 +40,8 @@ from reviver.text import human_bytes, plural
 if TYPE_CHECKING:
     from reviver.checkpoint.pin import BasePin
 
+# Unlike what makes a version, an import may be run twice, and the second time brings the tags.
+_AGAIN = "mend the disk and run it again: what is here already is left alone, and the tags come as well"
 _SUITE_FILE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\.json")
 _KNOWN_FILES = frozenset(("facts.jsonl", "manifest.json", "patch.safetensors", "results.jsonl", "evaluations"))
 
@@ -154,13 +156,13 @@ def take_in(workspace: Workspace, arrivals: Sequence[Arrival], pin: BasePin) -> 
         )
         # From here on it has happened: a process that dies now leaves the rest to the next one that takes the lock.
         write_intent(workspace, intent)
-        with done(what):
+        with done(what, hint=_AGAIN):
             roll_forward(workspace, intent)
     except BaseException:
         with suppress(ReviverError):
             recover(workspace)
         raise
-    with done(what):
+    with done(what, hint=_AGAIN):
         recover(workspace)
     return warnings
 

@@ -56,11 +56,14 @@ def write_intent(places: Places, intent: Operation) -> None:
 
 
 @contextmanager
-def done(what: str) -> Iterator[None]:
+def done(
+    what: str, *, hint: str = "do not run it again; mend the disk, and see with `reviver status` what is left"
+) -> Iterator[None]:
     """Let an error of the disk say that the operation itself is done, so that nobody runs it twice.
 
     Args:
         what: what is done, as a sentence without a full stop.
+        hint: what to do next.
 
     Raises:
         UnfinishedError: in place of a ResourceError.
@@ -70,7 +73,7 @@ def done(what: str) -> Iterator[None]:
     except ResourceError as error:
         raise UnfinishedError(
             f"{what}, but something was left to do: {error.message}",
-            hint="do not run it again; mend the disk, and see with `reviver status` what is left",
+            hint=hint,
             **error.facts,
         ) from error
 

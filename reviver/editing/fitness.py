@@ -10,13 +10,14 @@ Legend: B rows, T columns, I MLP width, O hidden width, N subjects.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from reviver.editing.devices import free_memory
 from reviver.editing.editors import SecondMoment
 from reviver.editing.keys import through_post_norm
 from reviver.editing.model import EditableModel
@@ -30,8 +31,10 @@ from reviver.progress import NullProgress, Progress
 WEIGHTS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
 """The λ that are tried."""
 
-MOMENT_BYTES = 8 * 1024**3
-"""How much memory second moments may take at once; blocks beyond it are measured in further passes over the text."""
+GROUP_BYTES = 8 * 1024**3
+"""How much memory what is measured of several blocks at once may take; blocks beyond it are measured in further passes."""
+FREE_SHARE = 0.5
+"""The part of what is free that it may take."""
 
 _TOKENS = 4096
 
@@ -118,11 +121,15 @@ def measure_fitness(
     fact_row = fact_rows(model, facts, ("",), targets=True)
     found = []
     with (progress or NullProgress()).task("blocks", total=len(model.layers), unit="blocks") as task:
-        for layers in _groups(model):
+        size = 8 if model.device.type == "cpu" else 4
+        for layers in _groups(model, lambda layer: size * model.inner_width(layer) ** 2):
             sums = add_moments(model, _Rows(text), MomentSums.empty(model, layers), tokens=sum(map(len, text)))
+            # The device needs its room for solving with one of them.
+            moments = {layer: sums.second_moment(layer).cpu() for layer in layers}
+            del sums
             keys = _subject_keys(model, [*subjects, *fact_row], layers)
             for layer in layers:
-                moment = SecondMoment(sums.second_moment(layer), 1.0, device=model.device)
+                moment = SecondMoment(moments.pop(layer), 1.0, device=model.device)
                 keys_IN, states_ON = keys[layer]
                 gram_NN, solved_IN = _inner_products(moment, keys_IN)
                 count = len(subjects)
@@ -152,14 +159,15 @@ def measure_fitness(
     return found
 
 
-def _groups(model: EditableModel) -> list[list[int]]:
-    """Return the blocks in groups whose second moments fit into memory together."""
-    size = 8 if model.device.type == "cpu" else 4
+def _groups(model: EditableModel, size: Callable[[int], int]) -> list[list[int]]:
+    """Return the blocks in groups of which all that is measured, `size` bytes of each, fits into memory together."""
+    free = free_memory(model.device)
+    room = GROUP_BYTES if free is None else min(GROUP_BYTES, int(FREE_SHARE * free))
     groups: list[list[int]] = []
     held = 0
     for layer in model.layers:
-        needed = size * model.inner_width(layer) ** 2
-        if not groups or held + needed > MOMENT_BYTES:
+        needed = size(layer)
+        if not groups or held + needed > room:
             groups.append([])
             held = 0
         groups[-1].append(layer)
@@ -175,17 +183,24 @@ def _write_shares(model: EditableModel, text: Sequence[Sequence[int]]) -> dict[i
             break
         chosen.append(row)
     batch = make_batch(chosen, model.device)
-    inputs, outputs = run_to(model, batch, model.layers[-1], seen=model.layers)
     mask_BT = batch.mask_BT.bool()
     mask_BT[:, 0] = False
     shares = {}
-    for layer in model.layers:
-        with torch.no_grad():
-            written = model.matrix(layer)(inputs[layer])
-            norm = model.post_norm(layer)
-            written = written if norm is None else norm(written)
-        ratio_M = written[mask_BT].float().norm(dim=-1) / outputs[layer][mask_BT].float().norm(dim=-1)
-        shares[layer] = float(ratio_M.median())
+
+    def states(layer: int) -> int:
+        width = model.inner_width(layer) + model.outer_width(layer)
+        return batch.ids_BT.numel() * width * model.weight(layer).element_size()
+
+    for layers in _groups(model, states):
+        inputs, outputs = run_to(model, batch, layers[-1], seen=layers)
+        for layer in layers:
+            with torch.no_grad():
+                written = model.matrix(layer)(inputs[layer])
+                norm = model.post_norm(layer)
+                written = written if norm is None else norm(written)
+            ratio_M = written[mask_BT].float().norm(dim=-1) / outputs[layer][mask_BT].float().norm(dim=-1)
+            shares[layer] = float(ratio_M.median())
+        del inputs, outputs
     return shares
 
 

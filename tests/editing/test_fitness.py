@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
+from reviver.editing import fitness
 from reviver.editing.advice import advise, faults
 from reviver.editing.fitness import WEIGHTS, BlockFitness, Response, measure_fitness, responses
 from reviver.editing.model import EditableModel
+from reviver.editing.moments import MomentSums
+from reviver.editing.propagation import run_to
 from reviver.editing.subjects import draw_facts, names_in, subjects_of_facts, subjects_of_text
 from reviver.editing.targets import TargetSettings, find_targets
+from reviver.editing.tokens import Batch
 from reviver.evaluation.scores import score_continuations
 from reviver.facts.fact import Fact
 
@@ -151,6 +157,44 @@ def test_the_update_whose_norm_is_told_brings_the_facts_to_their_targets(
         finally:
             tiny.put_weight(layer, weight)
         assert block.reachable == sum(said) / len(FACTS)
+
+
+@pytest.mark.parametrize("free", [0, 100_000])
+def test_with_little_memory_blocks_are_measured_in_several_passes(
+    tiny: EditableModel,
+    text: list[list[int]],
+    measured: list[BlockFitness],
+    free: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moments: list[int] = []
+    states: list[int] = []
+    empty, run = MomentSums.empty, run_to
+
+    def counted(model: EditableModel, layers: Sequence[int]) -> MomentSums:
+        made = empty(model, layers)
+        moments.append(sum(one.nbytes for one in made.sums.values()))
+        return made
+
+    def watched(model: EditableModel, batch: Batch, last: int, **named: Any) -> Any:
+        found = run(model, batch, last, **named)
+        states.append(sum(values.nbytes for part in found for values in part.values()))
+        return found
+
+    monkeypatch.setattr(MomentSums, "empty", counted)
+    monkeypatch.setattr(fitness, "run_to", watched)
+    one = 8 * tiny.inner_width(tiny.layers[0]) ** 2
+    monkeypatch.setattr(fitness, "free_memory", lambda device: None)
+    assert measure_fitness(tiny, text, subjects_of_facts(tiny, FACTS), FACTS, SETTINGS) == measured
+    assert moments == [len(tiny.layers) * one]
+    together = max(states)
+    moments.clear()
+    states.clear()
+    monkeypatch.setattr(fitness, "free_memory", lambda device: free)
+    assert measure_fitness(tiny, text, subjects_of_facts(tiny, FACTS), FACTS, SETTINGS) == measured
+    # Half of what is free, or one block where that is too little.
+    assert moments == [one] * len(tiny.layers) and free // 2 < 2 * one
+    assert max(states) < together
 
 
 def test_without_subjects_or_facts(tiny: EditableModel, text: list[list[int]]) -> None:

@@ -96,6 +96,7 @@ class KeyMemory:
 
     def gram_at(self, features: Tensor) -> Tensor:
         """Return K_p K_pᵀ on some input features only, float64, [S, S]."""
+        features = features.to(self.keys_IP.device)
         keys_SP = self.keys_IP[features].to(torch.float64)
         gram_SS = keys_SP @ keys_SP.T
         return gram_SS if self.gram_II is None else gram_SS + self.gram_II[features][:, features]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from textbook import Matrix, alphaedit, constrained, drawn, exact, memit, orthonormal, relative, spectrum_moment
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from reviver.editing.editors import (
     DenseUpdate,
@@ -225,6 +229,27 @@ def test_nse_on_all_neurons_is_memit_with_memory() -> None:
         theirs.solve(given_problem, theirs.settings({"memory": "keys"})).update.dense(),
         atol=1e-12,
     )
+
+
+class _OneDevice(TorchDispatchMode):
+    """Refuses, as torch does and its fake tensors do not, to look up values by places that lie on another device."""
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: dict[str, Any] | None = None
+    ) -> Any:
+        if str(function).startswith("aten.index."):
+            for places in arguments[1]:
+                assert places is None or places.device in (torch.device("cpu"), arguments[0].device)
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("summed", [False, True])
+def test_keys_in_main_memory_are_found_by_neurons_of_a_gpu(summed: bool) -> None:
+    with FakeTensorMode(), _OneDevice():
+        gram_II = torch.empty(I, I, dtype=torch.float64) if summed else None
+        memory = KeyMemory(torch.empty(I, 3), gram_II)
+        gram_SS = memory.gram_at(torch.empty(4, dtype=torch.long, device="cuda"))
+    assert gram_SS.shape == (4, 4) and gram_SS.dtype == torch.float64
 
 
 def test_nse_inside_the_safe_subspace() -> None:

@@ -1,8 +1,9 @@
 """What an editor remembers across versions: read for the parent's chain before an edit, saved with the version it makes.
 
 A version's part of the memory is kept under the version's id, so that whatever moves the head moves the memory with it: `undo`
-takes it back, a branch has its own, a dropped fact drops its key. Keys that are missing (a cloned history) are read again on the
-weights of their version; sums of unpruned updates and running moments cannot be had again and are refused by name.
+takes it back, a branch has its own, a dropped fact drops its key. Keys that are missing (a cloned history, a version by an
+editor that keeps none) are read again on the weights of their version; sums of unpruned updates and running moments cannot be
+had again and are refused by name. Both may be known of one version, and lie side by side.
 
 Legend: N facts of a version, I MLP width, O output features; D, E the axes of the tensor as it lies on disk.
 """
@@ -46,8 +47,13 @@ class Recall:
         self.editor = editor
         self.settings = settings
 
-    def _store(self, version_id: str) -> MatrixStore:
+    def _snapshots(self, version_id: str) -> MatrixStore:
+        """Return where a version's sum or moments lie: one file a tensor, named as the tensor is."""
         return MatrixStore(lambda name: self.workspace.memory_file(version_id, name), "editor's memory")
+
+    def _keys(self, version_id: str) -> MatrixStore:
+        """Return where a version's keys lie: `TENSOR.keys`, beside a snapshot of the editor that made it."""
+        return MatrixStore(lambda name: self.workspace.memory_file(version_id, f"{name}.keys"), "editor's memory")
 
     def _fingerprint(self, name: str) -> str:
         return self.preparation.pin.tensor_sha256[name]
@@ -95,7 +101,7 @@ class Recall:
 
     def _saved_keys(self, layers: Sequence[EditedLayer], version: Version, facts: int) -> dict[str, Tensor] | None:
         """Return the keys `[I, N]` that a version saved, by tensor; None where one is missing or does not fit."""
-        store, found = self._store(version.id), {}
+        store, found = self._keys(version.id), {}
         for edited in layers:
             kept = store.load(edited.name, self._fingerprint(edited.name))
             keys_IN = None if kept is None else kept[0].get("keys")
@@ -114,7 +120,7 @@ class Recall:
         put_version(model, self.preparation.folder, {edited.name: deltas.get(edited.name, ()) for edited in layers})
         states = SubjectStates(model, facts, _prefixes_of(version))
         keys = {edited.name: states.measure(edited.layer)[0].cpu() for edited in layers}
-        self._save(self._store(version.id), version.id, {name: {"keys": keys_IN} for name, keys_IN in keys.items()})
+        self._save(self._keys(version.id), version.id, {name: {"keys": keys_IN} for name, keys_IN in keys.items()})
         return keys
 
     def _recall_snapshot(self, layers: Sequence[EditedLayer], chain: Sequence[Version]) -> None:
@@ -139,7 +145,7 @@ class Recall:
                     edited.memory = add(_as_update(deltas[edited.name], edited.transposed))
 
     def _saved_snapshot(self, layers: Sequence[EditedLayer], version: Version) -> dict[str, Snapshot]:
-        store, found = self._store(version.id), {}
+        store, found = self._snapshots(version.id), {}
         load = self.editor.load_memory
         for edited in layers:
             kept = store.load(edited.name, self._fingerprint(edited.name))
@@ -167,13 +173,16 @@ class Recall:
         Raises:
             ResourceError: the disk is full or cannot be written to.
         """
+        draft = self.workspace.memory_draft(manifest.version).name
         if self.editor.memory == "keys":
+            store = self._keys(draft)
             parts = {
                 edited.name: {"keys": torch.cat(edited.remembered, dim=1)} for edited in layers if edited.remembered
             }
         else:
+            store = self._snapshots(draft)
             parts = {edited.name: edited.memory.tensors() for edited in layers if isinstance(edited.memory, Snapshot)}
-        self._save(self._store(self.workspace.memory_draft(manifest.version).name), manifest.id, parts)
+        self._save(store, manifest.id, parts)
 
     def _save(self, store: MatrixStore, version_id: str, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
         for name, tensors in parts.items():

@@ -133,9 +133,10 @@ def test_an_interrupted_apply_goes_on_where_it_was(bench: Bench, editor: str, mo
     assert workspace.version(resumed).manifest.rounds == workspace.version(whole).manifest.rounds
     assert not workspace.rounds.exists()
     for name in workspace.pin().edited:
-        own, other = (workspace.memory_file(workspace.version(one).id, name) for one in (resumed, whole))
-        assert own.exists() == other.exists()
-        assert not own.exists() or own.read_bytes() == other.read_bytes()
+        for kept in (name, f"{name}.keys"):
+            own, other = (workspace.memory_file(workspace.version(one).id, kept) for one in (resumed, whole))
+            assert own.exists() == other.exists()
+            assert not own.exists() or own.read_bytes() == other.read_bytes()
 
 
 def test_rounds_of_another_job_or_damaged_ones_are_not_taken(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,8 +197,26 @@ def test_lost_keys_are_read_again(bench: Bench, editor: str) -> None:
     assert isinstance(prefixes, list)
     states = SubjectStates(model, chain[0].facts(), prefixes)
     for layer, name in zip(pin.layers, pin.edited, strict=True):
-        saved = load_file(workspace.memory_file(chain[0].id, name))["keys"]
+        saved = load_file(workspace.memory_file(chain[0].id, f"{name}.keys"))["keys"]
         assert torch.allclose(saved, states.measure(layer)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("other", ["alphaedit", "nse", "memit"])
+@pytest.mark.parametrize("editor", ["prune", "ultraedit"])
+def test_an_editor_of_keys_leaves_what_another_remembers(bench: Bench, editor: str, other: str) -> None:
+    """It reads the keys of the other's version, which that one has not kept, and keeps them beside its sum or moments."""
+    first = bench.apply(0, editor)
+    expected = bench.apply(1, editor)
+    undo(bench.folder)
+    workspace = Workspace.open(bench.folder)
+    folder = workspace.memory / workspace.version(first).id
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    bench.apply(1, other)
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert before.items() < kept.items()
+    bench.apply(1, editor)
+    again = bench.apply(1, editor, parent=first)
+    assert distance(bench.deltas(again), bench.deltas(expected)) == 0.0
 
 
 @pytest.mark.parametrize("editor", ["prune", "ultraedit"])

@@ -253,8 +253,10 @@ class Search:
             loss_N[index_A] = torch.where(going_A, known_A, loss_N[index_A])
             steps_N[index_A] += going_A
             finite_A = torch.isfinite(known_A)
-            # A loss that is not finite ends the search for its fact; the caller sees the NaN and refuses.
-            shift_NO[index_A] = torch.where((finite_A | ~going_A)[:, None], shift_AO.detach(), float("nan"))
+            # A loss that is not finite ends the search for its fact; the caller sees the NaN and refuses. What a fact had when
+            # it was done stays, for the host drops its rows only steps later.
+            found_AO = torch.where(finite_A[:, None], shift_AO.detach(), float("nan"))
+            shift_NO[index_A] = torch.where(going_A[:, None], found_AO, shift_NO[index_A])
             going_A = going_A & finite_A & (known_A >= settings.stop_loss)
             kept_A = torch.nonzero(going_A).squeeze(1) if step % check == 0 else None
             if step == settings.steps or (kept_A is not None and not len(kept_A)):

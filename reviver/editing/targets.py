@@ -23,6 +23,7 @@ from reviver.editing.tokens import TokenRow, tokenize_rows
 from reviver.errors import NumericsError
 from reviver.facts.fact import Fact, with_space
 from reviver.progress import NullProgress, Progress, Task
+from reviver.spectral.factors import finite
 
 _GRADIENT_SHARE = 16
 """A pass whose activations wait for gradients carries this part of the tokens that a passing one does."""
@@ -121,7 +122,7 @@ def find_targets(
         share = [index for rank in range(ranks.size) for index in order[rank :: ranks.size]]
     place_N = torch.tensor(share, device=model.device).argsort()
     target_NO, loss_N, steps_N = (values[place_N] for values in found)
-    if not bool(torch.isfinite(target_NO).all()):
+    if not finite(target_NO, loss_N):
         raise NumericsError(
             "the search for targets went to NaN or infinity",
             hint="lower `learning_rate` under [targets] in `reviver.toml`, or compute in float32 with `--dtype float32`",

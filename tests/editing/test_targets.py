@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from reviver.editing.propagation import logits_at, run_to
 from reviver.editing.targets import TargetSettings, fact_rows, find_targets
 from reviver.editing.tokens import make_batch, tokenize_rows
 from reviver.editing.upper import Upper
+from reviver.errors import NumericsError
 from reviver.facts.fact import Fact
 
 FACTS = (
@@ -201,6 +203,42 @@ def test_keys_and_states_are_those_of_whole_prompts(tiny: EditableModel) -> None
             tiny.weight(layer).mul_(1.0 if layer == tiny.layers[-1] else 1.05)
     with torch.no_grad():
         tiny.weight(tiny.layers[0]).div_(1.05)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("fact", [0, 2])
+@pytest.mark.parametrize("bad", range(1, SETTINGS.steps + 1))
+@pytest.mark.parametrize("check", [1, 4])
+def test_a_loss_that_is_not_finite_is_never_forgotten(
+    tiny: EditableModel, check: int, bad: int, fact: int, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the host looks at this step or later, and though the fact's shift stays finite."""
+    plain, calls = search.Search._loss, []
+
+    def spoilt(self: search.Search, parts: Any, shift_AO: torch.Tensor, index_A: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        loss_A: torch.Tensor = plain(self, parts, shift_AO, index_A)
+        return torch.where(index_A == fact, value, loss_A) if len(calls) == bad else loss_A
+
+    monkeypatch.setattr(search, "check_steps", lambda device: check)
+    monkeypatch.setattr(search, "group_facts", lambda facts, *_: [list(range(len(facts)))])
+    monkeypatch.setattr("reviver.editing.targets.group_facts", search.group_facts)
+    monkeypatch.setattr(search.Search, "_loss", spoilt)
+    with pytest.raises(NumericsError, match="search for targets"):
+        find_targets(tiny, FACTS, PREFIXES[:1], SETTINGS)
+    assert len(calls) >= bad
+
+
+def test_a_loss_alone_that_is_not_finite_is_refused(tiny: EditableModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = search.Search.run
+
+    def spoilt(self: search.Search, advance: Any) -> tuple[torch.Tensor, ...]:
+        target_NO, loss_N, steps_N = run(self, advance)
+        return target_NO, torch.full_like(loss_N, float("nan")), steps_N
+
+    monkeypatch.setattr(search.Search, "run", spoilt)
+    with pytest.raises(NumericsError, match="search for targets"):
+        find_targets(tiny, FACTS, PREFIXES[:1], SETTINGS)
 
 
 class _HostReads(TorchDispatchMode):

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from reviver.editing.generation import sample
 from reviver.editing.model import EditableModel
-from reviver.editing.prefixes import sample
 from reviver.errors import CheckpointError, FactsError, ResourceError, UsageError
 
 

@@ -23,7 +23,7 @@ class TokenRow:
     """One tokenised text.
 
     Attributes:
-        ids: token ids, special tokens included as the tokenizer adds them.
+        ids: token ids, with the special tokens that the tokenizer puts before a text and without those that it puts behind one.
         subject: index of the subject's last token (0 where the text has no subject).
         target: index of the first token of the continuation; `len(ids)` where there is none.
     """
@@ -74,9 +74,8 @@ def tokenize_rows(
     if not prompts:
         return []
     texts = [prompt + continuation for prompt, continuation in zip(prompts, continuations, strict=True)]
-    encoded = tokenizer(texts, return_offsets_mapping=True, padding=False, truncation=False)
     rows = []
-    for index, (ids, offsets) in enumerate(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)):
+    for index, (ids, offsets) in enumerate(_encoded(tokenizer, texts)):
         target = _first_token_beyond(offsets, len(prompts[index])) if continuations[index] else len(ids)
         subject = 0 if subject_ends is None else _last_token_before(offsets, subject_ends[index])
         if subject_ends is not None and not 0 <= subject < target:
@@ -98,6 +97,23 @@ def tokenize_rows(
     return rows
 
 
+def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Return the token ids of some texts, each to be gone on with."""
+    return [ids for ids, _ in _encoded(tokenizer, texts)] if texts else []
+
+
+def _encoded(tokenizer: Any, texts: Sequence[str]) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+    """Yield ids and character offsets of each text, less the special tokens that some tokenizers close a text with.
+
+    Behind a target they would be asked for as a part of it, behind a prompt the model would take the text for finished.
+    """
+    encoded = tokenizer(list(texts), return_offsets_mapping=True, padding=False, truncation=False)
+    for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        # Special tokens come from nowhere in the text: (0, 0). A text of no other tokens keeps them.
+        last = max((place for place, (_, stop) in enumerate(offsets) if stop), default=len(ids) - 1)
+        yield ids[: last + 1], offsets[: last + 1]
+
+
 def _last_token_before(offsets: Sequence[tuple[int, int]], end: int) -> int:
     """Return the last token that begins before character `end`; -1 where there is none.
 
@@ -112,9 +128,12 @@ def _last_token_before(offsets: Sequence[tuple[int, int]], end: int) -> int:
 
 
 def _first_token_beyond(offsets: Sequence[tuple[int, int]], end: int) -> int:
-    """Return the first token that reaches beyond character `end`: where the continuation begins."""
-    for index, (start, stop) in enumerate(offsets):
-        if stop > end and stop > start:
+    """Return the first token that reaches beyond character `end`: where the continuation begins.
+
+    A token of spaces alone may have empty offsets, behind its spaces, where a tokenizer trims them. Special tokens have (0, 0).
+    """
+    for index, (_, stop) in enumerate(offsets):
+        if stop > end:
             return index
     return len(offsets)
 

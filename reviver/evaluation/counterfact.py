@@ -55,7 +55,7 @@ class CounterFactScores:
 
     Attributes:
         efficacy: share of facts whose new target greedy decoding would write, all of it (rewrite accuracy).
-        es: share of facts whose new target is more probable than the true one.
+        es: share of facts whose new target is more probable than the true one, of those where the two are different texts.
         efficacy_magnitude: mean difference of the two.
         paraphrase, ps, paraphrase_magnitude: likewise over the paraphrases.
         neighbors_kept: of the neighbours that the base answers rightly, the share still answered so.
@@ -117,11 +117,16 @@ def measure_facts(
 
 def _prompts(fact: Fact) -> Iterator[tuple[str, str, str | None]]:
     """Yield every prompt of a fact with the target that is wanted after it and the one to compare it with."""
-    true = fact.target_true if fact.target_true != fact.target_new else None
+    true = compared_target(fact)
     for prompt in (fact.text, *fact.paraphrase_prompts):
         yield prompt, fact.target_new, true
     for prompt, answer in neighbor_answers(fact):
         yield prompt, answer, fact.target_new if answer != fact.target_new else None
+
+
+def compared_target(fact: Fact) -> str | None:
+    """Return the target that a fact's new one is compared with: the true one, where that is another text."""
+    return fact.target_true if fact.target_true != fact.target_new else None
 
 
 def neighbor_answers(fact: Fact) -> list[tuple[str, str]]:

@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from reviver.editing.generation import sample
 from reviver.editing.model import EditableModel
-from reviver.editing.prefixes import OPENINGS, sample
-from reviver.editing.tokens import chunks_by_tokens
-from reviver.errors import NumericsError
+from reviver.editing.prefixes import OPENINGS
+from reviver.editing.tokens import chunks_by_tokens, tokenize_rows
 from reviver.facts.fact import Fact
 
 TOKENS = 100
@@ -70,21 +70,15 @@ def fluency_scores(
         token_budget: padded tokens in one batch at most.
 
     Raises:
+        FactsError: a prompt is longer than the model's window.
         NumericsError: the model gives no probabilities.
     """
-    rows = model.tokenizer(list(prompts))["input_ids"]
+    tokenized = tokenize_rows(model.tokenizer, prompts, [""] * len(prompts), window=model.window)
+    rows = [row.ids for row in tokenized]
     length = max(1, min(tokens, model.window - max(map(len, rows))))
     entropies = []
     for number, group in enumerate(chunks_by_tokens([len(row) + length for row in rows], token_budget)):
-        try:
-            written = sample(model, [rows[index] for index in group], tokens=length, seed=seed + number, top_k=TOP_K)
-        except RuntimeError as error:
-            if "probability tensor" not in str(error):
-                raise
-            raise NumericsError(
-                "the model answers with NaN or infinity, so that it cannot write",
-                hint="compute in float32 with `--dtype float32`; if that does not help, the version is spoilt",
-            ) from error
+        written = sample(model, [rows[index] for index in group], tokens=length, seed=seed + number, top_k=TOP_K)
         for ids in written:
             words = _WORD.findall(model.tokenizer.decode(ids, skip_special_tokens=True))
             entropies.append({n: ngram_entropy(words, n) for n in WEIGHTS})

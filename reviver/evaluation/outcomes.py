@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reviver.editing.model import EditableModel
-from reviver.evaluation.counterfact import neighbor_answers
+from reviver.evaluation.counterfact import compared_target, neighbor_answers
 from reviver.evaluation.scores import answers, score_continuations
 from reviver.facts.fact import Fact
 
@@ -17,7 +17,7 @@ class Observation:
 
     Attributes:
         probability_new: of the new target after the prompt.
-        probability_true: of the true target, where the fact names one.
+        probability_true: of the true target, where the fact names one that is not the new one.
         said_new: whether greedy decoding writes the new target.
         answer: the first words that the model writes after the prompt.
         paraphrases: for each paraphrase, whether the new target is said.
@@ -41,12 +41,18 @@ class Observation:
 
 
 def observe(model: EditableModel, facts: Sequence[Fact], *, answer_tokens: int = 8) -> list[Observation]:
-    """Return what the model says about every fact, its paraphrases and its neighbours."""
+    """Return what the model says about every fact, its paraphrases and its neighbours.
+
+    Raises:
+        FactsError: a prompt with what follows it is longer than the model's window.
+        NumericsError: the model gives no probabilities.
+    """
     pairs: list[tuple[str, str]] = []
     for fact in facts:
         pairs.append((fact.text, fact.target_new))
-        if fact.target_true is not None:
-            pairs.append((fact.text, fact.target_true))
+        true_target = compared_target(fact)
+        if true_target is not None:
+            pairs.append((fact.text, true_target))
         pairs += [(prompt, fact.target_new) for prompt in fact.paraphrase_prompts]
         pairs += [(prompt, answer) for prompt, answer in neighbor_answers(fact)]
     scores = iter(score_continuations(model, pairs))
@@ -54,7 +60,7 @@ def observe(model: EditableModel, facts: Sequence[Fact], *, answer_tokens: int =
     observations = []
     for fact, answer in zip(facts, written, strict=True):
         new = next(scores)
-        true = next(scores) if fact.target_true is not None else None
+        true = next(scores) if compared_target(fact) is not None else None
         observations.append(
             Observation(
                 probability_new=new.probability,
@@ -76,7 +82,7 @@ class Summary:
         efficacy: facts whose new target is said.
         paraphrase: paraphrases after which it is said.
         neighbors_kept: of the neighbours that the base answers rightly, those still answered so.
-        success: facts whose new target is more probable than the true one (CounterFact's ES).
+        success: facts whose new target is more probable than the true one (CounterFact's ES), of those where the two differ.
         facts, paraphrases, neighbors: how many of each were counted.
         known: how many facts were said before already.
     """

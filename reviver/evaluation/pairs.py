@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reviver.editing.model import EditableModel
+from reviver.editing.tokens import token_ids
 from reviver.errors import EvaluationError
 from reviver.evaluation.pair_file import MinimalPair
 from reviver.evaluation.scores import row_nlls
@@ -36,10 +37,11 @@ def pair_scores(model: EditableModel, pairs: Sequence[MinimalPair]) -> PairScore
         EvaluationError: a sentence is longer than the model's window.
     """
     rows = _rows(model, [text for pair in pairs for text in (pair.good, pair.bad)])
-    for row, pair in zip(rows[::2], pairs, strict=True):
-        if len(row) > model.window:
+    for good_row, bad_row, pair in zip(rows[::2], rows[1::2], pairs, strict=True):
+        longest = max(len(good_row), len(bad_row))
+        if longest > model.window:
             raise EvaluationError(
-                f"the pair on line {pair.line} has {len(row)} tokens, more than the model's window of {model.window}",
+                f"a sentence of the pair on line {pair.line} has {longest} tokens, more than the model's window of {model.window}",
                 hint="leave such pairs out of the file",
             )
     # A sentence of one token, in a model that opens texts with none, says nothing and costs nothing.
@@ -61,7 +63,7 @@ def _rows(model: EditableModel, texts: Sequence[str]) -> list[list[int]]:
     tokenizer = model.tokenizer
     opening = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     rows = []
-    for ids in tokenizer(list(texts))["input_ids"]:
+    for ids in token_ids(tokenizer, texts):
         opened = opening is None or (ids and ids[0] == opening)
         rows.append(list(ids) if opened else [opening, *ids])
     return rows

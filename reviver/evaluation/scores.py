@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from reviver.editing.generation import greedy, not_finite
 from reviver.editing.model import EditableModel
 from reviver.editing.propagation import logits_at
 from reviver.editing.tokens import chunks_by_tokens, make_batch, tokenize_rows
@@ -72,6 +73,7 @@ def score_continuations(
 
     Raises:
         FactsError: a pair is longer than the model's window.
+        NumericsError: the model gives no probabilities.
     """
     rows = tokenize_rows(
         model.tokenizer,
@@ -91,6 +93,8 @@ def score_continuations(
             expected_M = torch.tensor([token for row in chosen for token in row.target_ids], device=model.device)
             logits_MV = logits_at(model, batch, torch.tensor(places, device=model.device)).float()
             nll_M = torch.nn.functional.cross_entropy(logits_MV, expected_M, reduction="none").cpu()
+            if bool(torch.isnan(nll_M).any()):
+                raise not_finite()
             said_M = (logits_MV.argmax(-1) == expected_M).cpu()
             start = 0
             for index, row in zip(group, chosen, strict=True):
@@ -111,6 +115,9 @@ def row_nlls(model: EditableModel, rows: Sequence[Sequence[int]], *, token_budge
         model: the model.
         rows: token ids, at least two a row, within the model's window.
         token_budget: padded tokens in one batch at most; fewer where the vocabulary is large.
+
+    Raises:
+        NumericsError: the model gives no probabilities.
     """
     vocabulary = int(model.network.get_output_embeddings().weight.shape[0])
     sums = [0.0] * len(rows)
@@ -121,6 +128,8 @@ def row_nlls(model: EditableModel, rows: Sequence[Sequence[int]], *, token_budge
         expected_M = torch.tensor([token for row in chosen for token in row[1:]], device=model.device)
         logits_MV = logits_at(model, batch, torch.tensor(places, device=model.device)).float()
         nll_M = torch.nn.functional.cross_entropy(logits_MV, expected_M, reduction="none").cpu().double()
+        if bool(torch.isnan(nll_M).any()):
+            raise not_finite()
         start = 0
         for index, row in zip(group, chosen, strict=True):
             sums[index] = float(nll_M[start : start + len(row) - 1].sum())
@@ -134,23 +143,22 @@ def answers(model: EditableModel, prompts: Sequence[str], *, tokens: int = 8, to
     Args:
         model: the model.
         prompts: texts.
-        tokens: how many tokens to write at most.
+        tokens: how many tokens to write at most; less after a prompt that all but fills the model's window.
         token_budget: padded tokens in one batch at most.
+
+    Raises:
+        FactsError: a prompt is longer than the model's window.
+        NumericsError: the model gives no probabilities.
     """
     rows = tokenize_rows(model.tokenizer, prompts, [""] * len(prompts), window=model.window)
+    # The last token that is written need not be read.
+    rooms = [min(tokens, model.window - len(row.ids) + 1) for row in rows]
     texts = [""] * len(rows)
-    for group in chunks_by_tokens([len(row.ids) + tokens for row in rows], token_budget):
-        ids = [rows[index].ids for index in group]
-        batch = make_batch(ids, model.device, align=[len(row) - 1 for row in ids])
-        with torch.no_grad():
-            written = model.network.generate(
-                input_ids=batch.ids_BT,
-                attention_mask=batch.mask_BT,
-                do_sample=False,
-                max_new_tokens=tokens,
-                pad_token_id=0 if model.tokenizer.pad_token_id is None else model.tokenizer.pad_token_id,
-            )
-        for index, row in zip(group, written, strict=True):
-            new_ids = row[batch.ids_BT.shape[1] :]
-            texts[index] = model.tokenizer.decode(new_ids, skip_special_tokens=True).strip()
+    for room in sorted(set(rooms)):
+        same = [index for index, own in enumerate(rooms) if own == room]
+        for group in chunks_by_tokens([len(rows[index].ids) + room for index in same], token_budget):
+            chosen = [same[place] for place in group]
+            written = greedy(model, [rows[index].ids for index in chosen], tokens=room)
+            for index, ids in zip(chosen, written, strict=True):
+                texts[index] = model.tokenizer.decode(ids, skip_special_tokens=True).strip()
     return texts

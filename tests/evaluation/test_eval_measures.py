@@ -12,9 +12,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import open_tiny
 
 from reviver.editing.model import EditableModel
-from reviver.errors import EvaluationError, NumericsError, ResourceError
+from reviver.editing.tokens import tokenize_rows
+from reviver.errors import EvaluationError, FactsError, NumericsError, ResourceError
 from reviver.evaluation.ages import by_version, in_blocks
 from reviver.evaluation.counterfact import (
     Compared,
@@ -27,10 +29,11 @@ from reviver.evaluation.counterfact import (
 from reviver.evaluation.drift import drift_basis, drift_scores, tensor_drift
 from reviver.evaluation.fluency import fluency_prompts, fluency_scores, ngram_entropy
 from reviver.evaluation.harness import run_tasks
+from reviver.evaluation.outcomes import observe, summarize
 from reviver.evaluation.pair_file import MinimalPair, read_pairs
 from reviver.evaluation.pairs import pair_scores
 from reviver.evaluation.perplexity import row_perplexity, written_rows
-from reviver.evaluation.scores import Score
+from reviver.evaluation.scores import Score, answers, score_continuations
 from reviver.facts.fact import Fact, Probe
 
 
@@ -224,10 +227,66 @@ def test_all_that_is_wrong_with_pairs_is_told_with_its_line(tmp_path: Path) -> N
             read_pairs(path)
 
 
-def test_a_pair_beyond_the_window(tiny: EditableModel) -> None:
-    pair = MinimalPair(good="a " * 200, bad="b", paradigm="p", line=7)
-    with pytest.raises(EvaluationError, match="line 7"):
-        pair_scores(tiny, [pair])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_pair_beyond_the_window(family: str, tmp_path: Path) -> None:
+    """GPT-2 has no place for what lies beyond it, whichever sentence of the two that is."""
+    model = open_tiny(tmp_path, family)
+    long, short = "a " * 200, "b"
+    for good, bad in ((long, short), (short, long)):
+        pair = MinimalPair(good=good, bad=bad, paradigm="p", line=7)
+        with pytest.raises(EvaluationError, match="line 7"):
+            pair_scores(model, [pair])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+def test_an_answer_fits_into_the_window(family: str, tmp_path: Path) -> None:
+    """After a prompt that all but fills it, it is shorter; the others' are what they are alone."""
+    model = open_tiny(tmp_path, family)
+    word = " Calmar"
+    prompts = ["The", *("Ilva" + word * count for count in range(100, 140))]
+    lengths = [len(ids) for ids in model.tokenizer(prompts)["input_ids"]]
+    fitting = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= model.window]
+    assert {model.window - 7, model.window - 1, model.window} < set(lengths)
+    written = answers(model, fitting, tokens=6)
+    assert written[0] == answers(model, fitting[:1], tokens=6)[0]
+    full = tokenize_rows(model.tokenizer, fitting[-1:], [""], window=model.window)[0].ids
+    assert len(full) == model.window
+    with torch.no_grad():
+        token = int(model.network(torch.tensor([full])).logits[0, -1].argmax())
+    assert written[-1] == model.tokenizer.decode([token], skip_special_tokens=True).strip()
+    with pytest.raises(FactsError, match="window"):
+        answers(model, prompts, tokens=6)
+    with pytest.raises(FactsError, match="window"):
+        fluency_scores(model, prompts, seed=0, tokens=6)
+
+
+def test_a_model_without_probabilities_is_not_scored(tiny: EditableModel) -> None:
+    head = tiny.network.get_output_embeddings().weight
+    kept = head.clone()
+    try:
+        with torch.no_grad():
+            head[9] = float("nan")
+        with pytest.raises(NumericsError, match="NaN"):
+            score_continuations(tiny, [("The capital of Orvania is", "Calmar")])
+        with pytest.raises(NumericsError, match="NaN"):
+            row_perplexity(tiny, [[5, 6, 7]])
+    finally:
+        with torch.no_grad():
+            head.copy_(kept)
+
+
+def test_apply_and_eval_compare_the_same_facts(tiny: EditableModel) -> None:
+    """A fact whose new target is the true one says nothing about which of the two is more probable."""
+    facts = [
+        Fact(id="a", prompt="{} is in", subject="Tessel", target_new="Orvania", target_true="Orvania"),
+        Fact(id="b", prompt="{} is in", subject="Calmar", target_new="Orvania", target_true="Brundia"),
+        Fact(id="c", prompt="{} is in", subject="Calmar", target_new="Brundia", target_true="Orvania"),
+        Fact(id="d", prompt="{} is in", subject="Ilva", target_new="Orvania"),
+    ]
+    seen = observe(tiny, facts)
+    scores = counterfact_scores(measure_facts(tiny, facts), [()] * 4)
+    assert summarize(seen, seen, [()] * 4).success == scores.es == 0.5
+    assert summarize(seen[:1], seen[:1], [()]).success is None
 
 
 HARNESS = """

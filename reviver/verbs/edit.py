@@ -19,6 +19,7 @@ from reviver.editing.ranks import Ranks
 from reviver.editing.recall import Recall
 from reviver.editing.resume import FinishedRounds
 from reviver.editing.session import open_layers, run_rounds
+from reviver.errors import NumericsError
 from reviver.evaluation.counterfact import neighbors_said
 from reviver.evaluation.outcomes import Observation, observe, summarize
 from reviver.facts.reader import rejected_to_jsonl
@@ -176,7 +177,15 @@ class Edit:
         results_DE = {edited.name: self._stored(edited.name, chain) for edited in opened.layers}
         for edited in opened.layers:
             model.put_weight(edited.layer, results_DE[edited.name])
-        after = observe(model, facts)
+        try:
+            after = observe(model, facts)
+            outcomes = self.gate.judge(model, terms.folder, terms.pin.edited, chain)
+        except NumericsError as error:
+            raise NumericsError(
+                "the edited model answers with NaN or infinity; no version was made",
+                hint="compute in float32 or bfloat16 with `--dtype`, use smaller rounds with `--round-size`, or raise `weight` (λ) "
+                "under [moments] in `reviver.toml`",
+            ) from error
         tensors = [
             tensor_entry(
                 terms.preparation,
@@ -187,7 +196,6 @@ class Edit:
             )
             for edited in opened.layers
         ]
-        outcomes = self.gate.judge(model, terms.folder, terms.pin.edited, chain)
         summary = summarize(before, after, base_said)
         return Measured(
             tensors=tensors,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from reviver.editing.architecture import Shape, model_shape
+from reviver.editing.architecture import Shape, model_shape, text_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +50,26 @@ def _span(first: int, last: int) -> tuple[int, ...]:
 # Where AlphaEdit's authors cut the spectrum of the second moment of every model of theirs.
 _ALPHAEDIT = {"threshold": 2e-2}
 
-_PUBLISHED: Mapping[tuple[str, int, int], Preset] = {
-    ("gpt2", 48, 1600): Preset(
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """What tells a model from others of its architecture.
+
+    Attributes:
+        model_type: the architecture, as `config.json` calls it.
+        layers, hidden, inner: blocks, hidden width, width of the MLP.
+        vocabulary: tokens at least; who trains a model further may add some.
+    """
+
+    model_type: str
+    layers: int
+    hidden: int
+    inner: int
+    vocabulary: int = 0
+
+
+_PUBLISHED: Mapping[_Size, Preset] = {
+    _Size("gpt2", 48, 1600, 6400): Preset(
         name="gpt2-xl",
         layers=_span(13, 17),
         steps=20,
@@ -59,18 +77,19 @@ _PUBLISHED: Mapping[tuple[str, int, int], Preset] = {
         rank=25,
         editors={"alphaedit": _ALPHAEDIT},
     ),
-    ("gptj", 28, 4096): Preset(
+    _Size("gptj", 28, 4096, 16384): Preset(
         name="gpt-j-6b",
         layers=_span(3, 8),
         editors={"alphaedit": _ALPHAEDIT, "nse": {"alpha": 15.0, "upper": 100.0}},
     ),
-    ("llama", 32, 4096): Preset(
+    # Llama 1 and 2 have as many blocks of the same width; a Mistral in Llama's form has the same MLP too.
+    _Size("llama", 32, 4096, 14336, vocabulary=128256): Preset(
         name="llama-3-8b", layers=_span(4, 8), learning_rate=0.1, editors={"alphaedit": _ALPHAEDIT}
     ),
-    ("qwen2", 28, 3584): Preset(name="qwen2.5-7b", layers=_span(4, 8), rank=56),
-    ("mistral", 32, 4096): Preset(name="mistral-7b", layers=_span(4, 8), clamp=4.0, weight_decay=1e-3),
+    _Size("qwen2", 28, 3584, 18944): Preset(name="qwen2.5-7b", layers=_span(4, 8), rank=56),
+    _Size("mistral", 32, 4096, 14336): Preset(name="mistral-7b", layers=_span(4, 8), clamp=4.0, weight_decay=1e-3),
     # The model of the demonstration; measured by its own recipe's facts.
-    ("llama", 8, 192): Preset(
+    _Size("llama", 8, 192, 1024): Preset(
         name="demo",
         layers=_span(2, 4),
         moment_weight=100.0,
@@ -92,8 +111,13 @@ def find_preset(config: Mapping[str, object], inner_width: int) -> Preset:
         inner_width: `I`, the width of the MLP.
     """
     shape = model_shape(config)
-    published = _PUBLISHED.get((str(config.get("model_type")), shape.layers, shape.hidden))
-    return published if published is not None else derive_preset(shape, inner_width)
+    vocabulary = text_config(config).get("vocab_size")
+    known = vocabulary if isinstance(vocabulary, int) else 0
+    own = (str(config.get("model_type")), shape.layers, shape.hidden, inner_width)
+    for size, preset in _PUBLISHED.items():
+        if own == (size.model_type, size.layers, size.hidden, size.inner) and known >= size.vocabulary:
+            return preset
+    return derive_preset(shape, inner_width)
 
 
 def derive_preset(shape: Shape, inner_width: int) -> Preset:

@@ -55,11 +55,11 @@ def open_moment(preparation: Preparation, name: str, weight: float, device: torc
                 applied_ridge=float(str(kept[1]["applied_ridge"])),
                 null_spaces=null_spaces,
             )
-    moment = SecondMoment(moment_II, weight, null_spaces=null_spaces)
-    factors.save(
-        name, fingerprint, {"factor": packed(moment.factor())}, {**made_from, "applied_ridge": moment.applied_ridge}
-    )
-    return moment
+    moment = SecondMoment(moment_II, weight)
+    # Row by row, as one that is read lies in memory: else what this run solves differs in the last bit from what a later one does.
+    factor_II, ridge = moment.factor().contiguous(), moment.applied_ridge
+    factors.save(name, fingerprint, {"factor": packed(factor_II)}, {**made_from, "applied_ridge": ridge})
+    return SecondMoment(moment_II, weight, factor_II=factor_II, applied_ridge=ridge, null_spaces=null_spaces)
 
 
 def bytes_to_save(preparation: Preparation, name: str, device: torch.device, *, null_space: int) -> int:

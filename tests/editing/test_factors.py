@@ -57,6 +57,8 @@ def test_a_kept_factor_is_read_and_solves_the_same(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("reviver.editing.editors.moments.ridged_cholesky", None)
     again = open_moment(preparation, NAME, 7.0, CPU)
     assert torch.equal(again.factor(), first.factor()) and again.applied_ridge == first.applied_ridge
+    # Also as it lies in memory, on which the last bit of what is solved with it depends.
+    assert again.factor().stride() == first.factor().stride()
     vectors = torch.randn(SIZE, 2, dtype=torch.float64)
     wanted = torch.linalg.solve(7.0 * _moment(0).double(), vectors)
     assert torch.allclose(again.solve(vectors), wanted, rtol=1e-5)

@@ -310,7 +310,9 @@ class _Way:
     @property
     def _kept(self) -> int:
         """Return what main memory holds all the time: second moments in float32, and what is kept for the solves."""
-        return 4 * sum(self._squares) + self.size.work.kept if self.size.work is not None else 0
+        if self.size.work is None:
+            return 0
+        return 4 * sum(self._squares) + self.size.work.kept(cpu=self.device.type == "cpu")
 
     @property
     def _besides(self) -> int:

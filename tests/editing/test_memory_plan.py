@@ -195,6 +195,13 @@ def test_every_editor_fits_into_a_gpu_of_24_gb_or_is_refused_before_it_starts() 
         assert not _plan(GPU, torch.bfloat16, host=12, gpu=22, size=size).fits, editor
 
 
+def test_alphaedit_on_a_cpu_keeps_two_matrices_a_layer_and_decomposes_one() -> None:
+    size = replace(LARGE, work=_work("alphaedit", 4096, 14336))
+    plain = replace(LARGE, moments=False, work=Work(needs=[]))
+    needed = [plan_memory(one, CPU, torch.float32, free=lambda device: None).needed for one in (size, plain)]
+    assert needed[0] - needed[1] == 5 * (4 + 16) * SQUARE + (8 + 32) * SQUARE + THIN
+
+
 @pytest.mark.parametrize(
     ("gpu", "hint"),
     [(22, "--round-size 400"), (19, "--editor ultraedit"), (16, "--device cpu --dtype bfloat16")],

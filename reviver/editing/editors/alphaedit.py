@@ -98,11 +98,11 @@ def start_memory(settings: AlphaEditSettings, outputs: int, inputs: int) -> Memo
 def needs(settings: AlphaEditSettings, shape: WeightShape) -> Need:
     """Return the memory that it needs for a weight: the null space [I, J] with J up to I, and once an eigendecomposition.
 
-    That is done in main memory where the device has no room for it.
+    That is done in main memory where the device has no room for it. A CPU has the factor of λC ready, whoever solves.
     """
     square = 8 * shape.inputs**2
     need = with_keys(Need(solve=square + shape.round_bytes, kept=square), shape)
-    return replace(need, host=EIGEN_COPIES * square, null_space=square)
+    return replace(need, kept_by_cpu=square, host=EIGEN_COPIES * square, null_space=square)
 
 
 EDITOR = Editor(

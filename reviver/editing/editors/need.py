@@ -40,6 +40,7 @@ class Need:
     Attributes:
         solve: on the device while it solves, what comes there of `kept` included.
         kept: from round to round. On a GPU only where it has room for that of all weights, else in main memory.
+        kept_by_cpu: as `kept`, and only where a CPU solves.
         host: in main memory besides, while it solves.
         snapshot: of the sums over earlier rounds, when they are saved.
         null_space: of the null space that it asks the second moment for.
@@ -47,6 +48,7 @@ class Need:
 
     solve: int
     kept: int = 0
+    kept_by_cpu: int = 0
     host: int = 0
     snapshot: int = 0
     null_space: int = 0
@@ -90,10 +92,9 @@ class Work:
         """Bytes on the device while one tensor is solved for."""
         return self.basis + max((need.solve for need in self.needs), default=0)
 
-    @property
-    def kept(self) -> int:
-        """Bytes in main memory all the time, where a device has no room for them."""
-        return self.sums + sum(need.kept for need in self.needs)
+    def kept(self, *, cpu: bool) -> int:
+        """Return the bytes in main memory all the time, where a device has no room for them."""
+        return self.sums + sum(need.kept + (need.kept_by_cpu if cpu else 0) for need in self.needs)
 
     @property
     def host(self) -> int:

@@ -158,6 +158,7 @@ KEYS = 10_000
             8 * SQUARE + 12 * 14336 * KEYS + 4 * KEYS**2,
             0,
         ),
+        # More keys than input features: their Gram matrix and its factor, and as many keys again side by side.
         ("memit", 20_000, 20_000, 32 * SQUARE + THIN, 40 * SQUARE, 0),
         ("alphaedit", 0, 100, 8 * SQUARE + THIN, 8 * SQUARE, 0),
         ("rect", 0, 100, 16 * SQUARE + THIN, 8 * SQUARE, 0),
@@ -171,6 +172,8 @@ KEYS = 10_000
             8 * SQUARE + 4 * WHOLE_WEIGHT + 4 * 1024 * 18432,
             4 * WHOLE_WEIGHT + 4 * 1024 * 18432 + 8,
         ),
+        ("nse", KEYS, KEYS, 16 * SQUARE + THIN, 8 * SQUARE + 4 * 14336 * KEYS, 0),
+        ("nse", 20_000, 20_000, 16 * SQUARE + THIN, 20 * SQUARE, 0),
         ("ultraedit", 0, 100, THIN, 16 * 18432, 16 * 18432),
     ],
 )
@@ -178,11 +181,7 @@ def test_what_an_editor_needs_for_a_weight_of_an_8b_model(
     editor: str, remembered: int, total: int, solve: int, kept: int, snapshot: int
 ) -> None:
     need = _work(editor, 4096, 14336, total=total, remembered=remembered).needs[0]
-    if (editor, remembered) == ("memit", 20_000):
-        # More keys than input features: their Gram matrix and its factor, and as many keys again side by side.
-        assert (need.solve, need.kept) == (solve, kept)
-    else:
-        assert (need.solve, need.kept, need.snapshot) == (solve, kept, snapshot)
+    assert (need.solve, need.kept, need.snapshot) == (solve, kept, snapshot)
 
 
 def test_every_editor_fits_into_a_gpu_of_24_gb_or_is_refused_before_it_starts() -> None:

@@ -18,7 +18,7 @@ from reviver.editing.editors.base import Editor, LayerProblem, Memory, Protected
 from reviver.editing.editors.kept import Kept
 from reviver.editing.editors.memory import KeyMemory
 from reviver.editing.editors.moments import EIGEN_COPIES, ridged_cholesky, symmetric_
-from reviver.editing.editors.need import Need, WeightShape, with_keys
+from reviver.editing.editors.need import Need, WeightShape, moment_need, with_keys
 from reviver.editing.editors.solve import FactorSpace, FlatSpace, SafeSpace, Space, SpanSpace, solve
 from reviver.errors import NumericsError
 
@@ -101,8 +101,9 @@ def needs(settings: AlphaEditSettings, shape: WeightShape) -> Need:
     That is done in main memory where the device has no room for it. A CPU has the factor of λC ready, whoever solves.
     """
     square = 8 * shape.inputs**2
-    need = with_keys(Need(solve=square + shape.round_bytes, kept=square), shape)
-    return replace(need, kept_by_cpu=square, host=EIGEN_COPIES * square, null_space=square)
+    need = with_keys(replace(moment_need(shape), solve=square + shape.round_bytes), shape)
+    host = max(need.host, EIGEN_COPIES * square)
+    return replace(need, kept_by_cpu=square, host=host, null_space=square)
 
 
 EDITOR = Editor(

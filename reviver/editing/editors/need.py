@@ -55,9 +55,16 @@ class Need:
 
 
 def moment_need(shape: WeightShape) -> Need:
-    """Return what it takes to solve with the factor of λC [I, I]: itself, and once the matrix that it is made from."""
+    """Return what it takes to factor a matrix [I, I] and solve with it: itself, and the matrix that it is made from."""
     square = 8 * shape.inputs**2
-    return Need(solve=2 * square + shape.round_bytes, kept=square)
+    keys = shape.inputs * min(shape.inputs, shape.remembered)
+    folded = square if shape.remembered > shape.inputs else 0
+    # Earlier keys lie in main memory in float32, and their Gram matrix is formed there.
+    return Need(
+        solve=2 * square + shape.round_bytes,
+        kept=square + 4 * keys + folded,
+        host=8 * keys + 2 * square if keys else 0,
+    )
 
 
 def with_keys(need: Need, shape: WeightShape) -> Need:
@@ -65,12 +72,15 @@ def with_keys(need: Need, shape: WeightShape) -> Need:
 
     Those that lie side by side are at most I: whitened [I, P], with a factor [P, P] that the solve makes a copy of. More of
     them become a Gram matrix and the factor of it.
+
+    Args:
+        need: as `moment_need` returns it, the earlier keys themselves counted.
+        shape: of the problem.
     """
     inputs, keys = shape.inputs, min(shape.inputs, shape.remembered)
-    folded = 16 * inputs**2 if shape.remembered > inputs else 0
-    held = 8 * inputs * keys + 4 * keys**2 + 4 * inputs * keys + folded
-    solve = max(need.solve, need.kept + 8 * inputs * keys + 16 * keys**2 + shape.round_bytes)
-    return replace(need, solve=solve, kept=need.kept + held)
+    folded = 8 * inputs**2 if shape.remembered > inputs else 0
+    solve = max(need.solve, 8 * inputs**2 + 8 * inputs * keys + 16 * keys**2 + shape.round_bytes)
+    return replace(need, solve=solve, kept=need.kept + 8 * inputs * keys + 4 * keys**2 + folded)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

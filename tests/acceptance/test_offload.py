@@ -13,6 +13,7 @@ from tiny_models import make_checkpoint, write_facts
 
 from reviver.cli import app
 from reviver.editing import devices
+from reviver.text import human_bytes
 
 
 def _run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def test_what_does_not_fit_goes_to_disk_and_what_does_not_fit_there_is_refused(
     assert app.run(["apply", str(facts), "-C", str(prepared), "--no-progress"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert "error: about 500.3 MiB of memory are needed and 100.0 MiB are free\n" in printed.err
+    assert f"error: about {human_bytes(whole)} of memory are needed and 100.0 MiB are free\n" in printed.err
     assert "hint: free some memory, or use a machine with about " in printed.err
     assert not (prepared / "edits" / "v2").exists()
     # A model is not loaded to be asked either.

@@ -23,7 +23,7 @@ class Answer:
     probability_new: float
     """exp(−mean token NLL) of the new target, from 0 to 1."""
     probability_true: float | None
-    """Likewise of the true target; None where the fact names none."""
+    """Likewise of the true target; None where the fact names none, or the same text as its new target."""
     answer: str
     """The greedy continuation."""
 

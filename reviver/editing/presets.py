@@ -8,8 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from reviver.editing.architecture import Shape, model_shape, text_config
+
+if TYPE_CHECKING:
+    from reviver.editing.editors import Editor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,14 @@ class Preset:
     rank: int = 64
     editors: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: MappingProxyType({}))
     derived: bool = False
+
+    def editor_settings(self, editor: Editor, given: Mapping[str, object]) -> object:
+        """Return an editor's settings for this model: its own, and over them what is given.
+
+        Raises:
+            SettingsError: one is unknown or wrong.
+        """
+        return editor.settings({**self.editors.get(editor.name, {}), **given})
 
 
 def _span(first: int, last: int) -> tuple[int, ...]:

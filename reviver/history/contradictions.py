@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from reviver.history.branches import Branches
-from reviver.history.ledger import Key, KnownFact, Ledger
+from reviver.history.ledger import Key, KnownFact, Ledger, answer_to
 from reviver.history.tracing import trace
 from reviver.history.version import Version
 
@@ -56,7 +56,7 @@ def contradictions(branches: Branches, chain_b: Sequence[Version]) -> list[Contr
             other = now.get(key)
             older = other is None or other.version in common
             moved = other != before.get(key) or key in more
-            if older and moved and _answer(now, key) != known.fact.target_new:
+            if older and moved and answer_to(now, key) != known.fact.target_new:
                 yield key
 
     clashing = {
@@ -71,9 +71,9 @@ def contradictions(branches: Branches, chain_b: Sequence[Version]) -> list[Contr
         Contradiction(
             subject=key[0],
             prompt=key[1],
-            ours=_answer(ours, key),
+            ours=answer_to(ours, key),
             ours_version=moved_a[key],
-            theirs=_answer(theirs, key),
+            theirs=answer_to(theirs, key),
             theirs_version=moved_b[key],
         )
         for key in keys
@@ -97,7 +97,3 @@ def _movers(chain: Sequence[Version], keys: Collection[Key], set_by: _Known) -> 
     lost = set(keys) - moved.keys()
     traced = trace(chain, lambda subject, prompt: (subject, prompt) in lost) if lost else {}
     return moved | {key: changes[-1].version.name for key, changes in traced.items()}
-
-
-def _answer(known: _Known, key: Key) -> str | None:
-    return known[key].fact.target_new if key in known else None

@@ -35,6 +35,11 @@ class KnownFact:
     version: str
 
 
+def answer_to(known: Mapping[Key, KnownFact], key: Key) -> str | None:
+    """Return the answer in force to a subject and prompt; None where there is none."""
+    return known[key].fact.target_new if key in known else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakenBack:
     """What a version takes back of one below it.

@@ -49,7 +49,7 @@ class Operation:
     def outcome(self) -> str:
         """Return in one sentence, without a full stop, what is so now that it is done."""
         if self.version is not None:
-            return f"{self.version} is made and is the head"
+            return made(self.version)
         if self.head_before != self.head_after:
             return f"the head is {self.head_after} now"
         return f"`{self.verb}` is done"
@@ -82,6 +82,11 @@ class Operation:
             version=fields.optional("version", lambda key: fields.matching(key, VERSION, "the name of a version")),
             detail=fields.mapping("detail"),
         )
+
+
+def made(version: str) -> str:
+    """Return the sentence, without a full stop, that a version is there: whatever fails from then on, nobody makes it again."""
+    return f"{version} is made and is the head"
 
 
 def read_operations(path: Path) -> list[Operation]:

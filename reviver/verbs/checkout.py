@@ -110,7 +110,7 @@ def _write(
         written = write_checkpoint(base, pin, deltas, partial, link_mode=link_mode, progress=progress)
         _check_written(version, chain, expected, written)
         if target.parent == workspace.checkpoints:
-            write_stamps(workspace.stamps, version, workspace.version_id(version), partial)
+            write_stamps(workspace.stamps, version, chain[-1].id if chain else pin.fingerprint, partial)
         try:
             sync_tree(partial)
             # An empty folder of this name, if there is one, is replaced.

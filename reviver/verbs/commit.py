@@ -27,6 +27,7 @@ from reviver.history.manifest import (
     ManifestPatch,
     ManifestTensor,
 )
+from reviver.history.operations import made
 from reviver.history.patch import write_patch
 from reviver.history.results import FactResult, results_to_jsonl
 from reviver.history.workspace import Workspace
@@ -210,7 +211,7 @@ def commit_version(
         if before_commit is not None:
             before_commit(manifest)
         draft.commit({"facts": len(new.facts), "message": new.message})
-        with done(f"{draft.name} is made and is the head"):
+        with done(made(draft.name)):
             drop_old_checkpoints(workspace, checkpoints.keep, newest=draft.name)
     return Committed(
         manifest=manifest,

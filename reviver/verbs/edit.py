@@ -27,6 +27,7 @@ from reviver.files import write_atomic
 from reviver.history.chain import chain_deltas
 from reviver.history.intent import done
 from reviver.history.manifest import Manifest
+from reviver.history.operations import made
 from reviver.progress import Progress
 from reviver.verbs.commit import CheckpointChoice, Committed, Measured, NewVersion, Timer, commit_version
 from reviver.verbs.entries import environment_of, metrics_of, result_of, round_entry, tensor_entry
@@ -130,7 +131,7 @@ class Edit:
             return measured
 
         committed = self._commit(new, measure, opened)
-        with done(f"{plan.version} is made and is the head"):
+        with done(made(plan.version)):
             finished.clear()
         return committed
 

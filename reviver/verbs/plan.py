@@ -134,8 +134,6 @@ def make_plan(
     components = work.components(editor)
     for layer, name in zip(pin.layers, pin.edited, strict=True):
         entry = folder.entry(name)
-        rows, columns = entry.shape
-        low_rank = editor.factored and components * (rows + columns) <= rows * columns
         choice = ranks.get(name)
         tensors.append(
             PlannedTensor(
@@ -147,7 +145,7 @@ def make_plan(
                 protected_rank=None if choice is None else choice.rank,
                 protected_energy=None if choice is None else choice.energy,
                 moved_from=None if choice is None else choice.moved_from,
-                patch_rank=components if low_rank else None,
+                patch_rank=components if work.is_thin(editor, name) else None,
             )
         )
     shards = sorted({tensor.shard for tensor in tensors})

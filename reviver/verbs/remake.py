@@ -16,7 +16,7 @@ from reviver.history.algebra import Contribution
 from reviver.history.chain import chain_deltas
 from reviver.history.comparison import SignedDelta
 from reviver.history.contributions import round_of
-from reviver.history.ledger import Key, KnownFact, Ledger, TakenBack
+from reviver.history.ledger import Ledger, TakenBack, answer_to
 from reviver.history.manifest import ManifestEditor, ManifestFilter, ManifestTensor
 from reviver.history.summation import captured_fraction, norm_of_tensor
 from reviver.history.version import Version
@@ -124,7 +124,7 @@ class Remaker:
             rounds=[round_of(patch.labels, recipe.facts, after.facts_of(effect.lost), after.facts_of(effect.regained))],
             message=recipe.message,
         )
-        dropped = [known.fact for key, known in held.items() if _answer(holds, key) != known.fact.target_new]
+        dropped = [known.fact for key, known in held.items() if answer_to(holds, key) != known.fact.target_new]
         former = FormerHead.beside(self.workspace, (self.chain, recipe.brings))
         outcomes: list[Outcomes] = []
 
@@ -255,7 +255,3 @@ def _named(own: Sequence[Fact], asked: Sequence[Fact]) -> list[Fact]:
     ordered = [*own, *(fact for fact in asked if about(fact) not in first)]
     named = {about(fact): fact for fact in with_own_ids(ordered)}
     return [named[about(fact)] for fact in asked]
-
-
-def _answer(known: Mapping[Key, KnownFact], key: Key) -> str | None:
-    return known[key].fact.target_new if key in known else None

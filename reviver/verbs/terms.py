@@ -68,7 +68,7 @@ class Terms:
         self.parent = workspace.resolve(parent)
         self.chain: list[Version] = workspace.chain(self.parent)
         self.editor: Editor = get_editor(settings.apply.editor)
-        self.editor_settings = self._chosen_editor_settings()
+        self.editor_settings = self.preset.editor_settings(self.editor, settings.editors.get(self.editor.name, {}))
         self.preparation = Preparation(workspace, self.pin, self.folder)
         if self.editor.needs_second_moment and self.preparation.missing_moments():
             raise WorkspaceError("second moments are missing", hint="finish the preparation with `reviver init MODEL`")
@@ -80,11 +80,6 @@ class Terms:
         )
         self.ranks = choose_ranks(self.preparation, self.filter, self.device)
         self.rounds = split_rounds(file.facts, settings.apply.round_size)
-
-    def _chosen_editor_settings(self) -> object:
-        """Return the editor's settings: the model's preset, and over it what `reviver.toml` tells this editor."""
-        name = self.editor.name
-        return self.editor.settings({**self.preset.editors.get(name, {}), **self.settings.editors.get(name, {})})
 
     def warnings(self) -> list[str]:
         """Return what a person should know of the facts and ranks, a line each."""

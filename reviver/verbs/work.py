@@ -55,6 +55,11 @@ class PlannedWork:
             return sum(1 + len(fact.target_new) // 3 for fact in self.facts)
         return len(self.facts) * (1 if editor.repeat is None else 2)
 
+    def is_thin(self, editor: Editor, name: str) -> bool:
+        """Return whether the patch of a tensor stays two factors, since they take no more than the matrix."""
+        rows, columns = self.folder.entry(name).shape
+        return editor.factored and self.components(editor) * (rows + columns) <= rows * columns
+
     def of(self, editor: Editor, round_size: int) -> Work:
         """Return what the work takes with so many facts a round."""
         components = self.components(editor)
@@ -68,8 +73,8 @@ class PlannedWork:
             rank = self.ranks[name].rank if name in self.ranks else 0
             # In float64; under `constrained` once more in the coordinates of the solve.
             basis += 16 * rank * sides
-            thin = editor.factored and components * sides <= outputs * inputs
-            sums += 8 * rank * sides + (4 * components * sides if thin else 8 * outputs * inputs)
+            sums += 8 * rank * sides
+            sums += 4 * components * sides if self.is_thin(editor, name) else 8 * outputs * inputs
             shape = WeightShape(
                 outputs=outputs,
                 inputs=inputs,
@@ -96,8 +101,7 @@ class PlannedWork:
         total = 0
         for name, need in zip(self.pin.edited, self.of(editor, 1).needs, strict=True):
             rows, columns = self.folder.entry(name).shape
-            low_rank = editor.factored and components * (rows + columns) <= rows * columns
-            total += 4 * (components * (rows + columns) if low_rank else rows * columns)
+            total += 4 * (components * (rows + columns) if self.is_thin(editor, name) else rows * columns)
             keys = max(rows, columns) * len(self.facts) if self._remembers_keys(editor, rows, columns) else 0
             total += kept_bytes(
                 (rows, columns),
@@ -113,9 +117,7 @@ class PlannedWork:
         return total
 
     def _settings(self, editor: Editor) -> object:
-        """Return what the editor is told: the model's preset, and over it what `reviver.toml` says."""
-        given = {**self.preset.editors.get(editor.name, {}), **self.settings.editors.get(editor.name, {})}
-        return editor.settings(given)
+        return self.preset.editor_settings(editor, self.settings.editors.get(editor.name, {}))
 
     def _remembers_keys(self, editor: Editor, outputs: int, inputs: int) -> bool:
         return editor.memory == "keys" and editor.begin(self._settings(editor), outputs, inputs) is not None

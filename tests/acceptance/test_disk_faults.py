@@ -11,10 +11,9 @@ from itertools import pairwise
 import pytest
 from faulty_disk import KINDS
 from forks import SIZE, Ended, Forks
-from writing_commands import COMMANDS, Command, Scenes, Trial
+from writing_commands import COMMANDS, EVERY_COMMAND, Command, Scenes, Trial
 
 FAULTS = tuple(kind for kind in KINDS if kind != "nothing")
-EVERY_COMMAND = pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 LOOKING = (
     "status", "log --graph", "show v2", "diff v1 v2", "blame Orvania", "tag", "verify", "gc --all --dry-run",
     "apply {}/more.jsonl --dry-run",

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from subprocess import CompletedProcess
 
 import pytest
-from writing_commands import COMMANDS, Command, Scenes
+from writing_commands import COMMANDS, EVERY_COMMAND, Command, Scenes
 
-EVERY_COMMAND = pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 MOMENTS = 4
 """How often a command of weight 1 is killed in the long run."""
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from faulty_disk import Fault
 from forks import Ended, Forks
@@ -123,6 +124,8 @@ COMMANDS = (
     Command(name="tag", start="history", arguments="tag second v2", back="tag --delete second"),
     Command(name="tag --delete", start="history", arguments="tag --delete first", back="tag first v1"),
 )
+EVERY_COMMAND = pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+"""Lets a test be run with each of them."""
 
 
 class Scenes:

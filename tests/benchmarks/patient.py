@@ -58,7 +58,7 @@ class Patient:
 
     def editor_settings(self, editor: Editor, given: Mapping[str, object] | None = None) -> object:
         """Return an editor's settings: the preset's, and over them what is given."""
-        return editor.settings({**self.preset.editors.get(editor.name, {}), **(given or {})})
+        return self.preset.editor_settings(editor, given or {})
 
     def rewind(self) -> None:
         """Put the base's weights back."""

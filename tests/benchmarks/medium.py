@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from counterfact_world import make_world, real_text
-from medium_cases import RECORD, STAGES, edit_model, plans
+from medium_cases import RECORD, STAGES, edit_model, plans, write_inputs
 from medium_training import TRAINING, train_model
 from patient import ROOT
 
@@ -110,6 +110,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     world = make_world(arguments.data, seed=arguments.seed, limit=arguments.facts)
     text = real_text(arguments.data)
+    write_inputs(arguments, world, text)
     if not (model / TRAINING).exists():
         if "train" not in arguments.stage.split("+"):
             sys.exit(f"there is no model in {model}: add the stage `train`")

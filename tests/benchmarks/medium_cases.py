@@ -21,7 +21,7 @@ from proof import Case, load, store
 
 from reviver.demo.recipe.world import unmarked
 from reviver.errors import NumericsError
-from reviver.facts.fact import Fact
+from reviver.facts.fact import Fact, facts_to_jsonl
 
 RECORD = "medium.json"
 STAGES = ("train", "memit", "alphaedit", "long", "others", "seeds")
@@ -71,6 +71,13 @@ def write_corpus(path: Path, world: CounterFactWorld, text: RealText, arguments:
     lines = (json.dumps({"text": unmarked(one)}) for one in itertools.islice(documents, CORPUS_DOCUMENTS))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def write_inputs(arguments: argparse.Namespace, world: CounterFactWorld, text: RealText) -> None:
+    """Write the facts that can be edited and the held-out text, a document a line, for other benchmarks of the same model."""
+    (arguments.out / "facts.jsonl").write_bytes(facts_to_jsonl(world.edits))
+    lines = (" ".join(one.split("\n")) for one in held_out_texts(text, arguments.seed, arguments.texts))
+    (arguments.out / "held-out.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def edit_model(arguments: argparse.Namespace, world: CounterFactWorld, text: RealText, model: Path) -> None:

@@ -26,7 +26,7 @@ Method = Literal["auto", "svd", "gram", "iteration"]
 SMALL_SIDE = 192
 # From this shorter side on, and for at most one vector in `WIDE`, iterating is faster than all eigenvectors (measured likewise).
 LARGE_SIDE = 1536
-WIDE = 24
+WIDE = 8
 # A gap after σ_k narrower than this share of σ₁ does not divide the directions before it from those after it.
 GAP = 1e-5
 
@@ -150,12 +150,9 @@ def compute_basis(
     rows, columns = weight_DE.shape
     if not 0 <= width <= min(rows, columns):
         raise ValueError(f"a matrix of shape {rows} × {columns} has no {width} singular vectors")
-    matrix_ML = weight_DE.detach().to(device if device is not None else weight_DE.device, torch.float64)
-    transposed = rows > columns
-    if transposed:
-        matrix_ML = matrix_ML.T
-    matrix_ML = matrix_ML.contiguous()
-    largest = float(matrix_ML.abs().max()) if matrix_ML.numel() else 0.0
+    weight_DE = weight_DE.detach().to(device if device is not None else weight_DE.device)
+    least, most = (float(bound) for bound in weight_DE.aminmax()) if weight_DE.numel() else (0.0, 0.0)
+    largest = max(-least, most)
     if not math.isfinite(largest):
         raise NumericsError(
             "the weight holds NaN or infinite values",
@@ -163,7 +160,11 @@ def compute_basis(
         )
     # Scaling by a power of two is exact and keeps the squares of a Gram matrix within range.
     scale = math.ldexp(1.0, math.frexp(largest)[1]) if largest else 1.0
-    matrix_ML = matrix_ML / scale
+    transposed = rows > columns
+    matrix_ML = (weight_DE.T if transposed else weight_DE).to(
+        torch.float64, copy=True, memory_format=torch.contiguous_format
+    )
+    matrix_ML /= scale
     short = matrix_ML.shape[0]
     if method == "auto":
         method = "svd" if short <= SMALL_SIDE else "gram"

@@ -25,7 +25,7 @@ def doctor(
         str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="A folder, a Hub id, or `base` for the workspace's own; the machine alone without one.",
+            help="A folder, a Hub id, or `base` for the workspace's own; without one, the machine, or with facts the base.",
             show_default=False,
         ),
     ] = None,

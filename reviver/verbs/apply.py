@@ -17,6 +17,7 @@ from reviver.history.results import FactResult
 from reviver.history.workspace import Workspace
 from reviver.progress import NullProgress, Progress
 from reviver.settings import Settings
+from reviver.text import plural
 from reviver.verbs.edit import Edit
 from reviver.verbs.gate import GateKeeper
 from reviver.verbs.plan import ApplyPlan, check_disk, check_share
@@ -26,6 +27,9 @@ FAR = 3.0
 """Relative distance from the base at which `apply` warns. A small model of real text (README, "Measured") had 95 to 97 % of its
 perplexity there, whichever editor and filter it came by, and 68 to 82 % at 6.
 """
+
+FEW = 0.5
+"""Share of the facts said afterwards below which `apply` warns: the model is then hardly edited where it can be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +152,7 @@ def apply(
         warnings=(
             *plan.warnings,
             *_lost_to_rounding(made.manifest.tensors, settings.apply.minimum_captured_fraction),
+            *_few_took(made.measured.results),
             *_far_from_base(edit.distances),
         ),
     )
@@ -161,6 +166,16 @@ def _lost_to_rounding(tensors: Sequence[ManifestTensor], limit: float) -> Iterat
         yield (
             f"rounding to {worst.dtype} let only {worst.captured_fraction or 0.0:.0%} of the update of `{worst.name}` through; "
             "the patch itself is whole"
+        )
+
+
+def _few_took(results: Sequence[FactResult]) -> Iterator[str]:
+    """Warn where most facts are not said."""
+    said = sum(result.success for result in results)
+    if said < FEW * len(results):
+        yield (
+            f"the model now says {said} of {plural(len(results), 'fact')}: `reviver doctor --facts FACTS` measures whether such "
+            "facts are in reach, at which blocks and with which λ"
         )
 
 

@@ -105,18 +105,20 @@ def doctor(
 
     Args:
         workspace_dir: the workspace, if there is one; its disk is looked at.
-        model: a folder, a Hub id with `@revision` if wanted, or `base` for the workspace's own.
+        model: a folder, a Hub id with `@revision` if wanted, or `base` for the workspace's own, which facts alone mean.
         settings: corpus, device, dtype, targets.
         facts: facts whose subjects and targets are tried; without, names in ordinary text stand in for subjects.
         progress: told about the long parts.
 
     Raises:
-        UsageError: facts are given without a model.
+        UsageError: facts are given without a model, outside of a workspace.
         FactsError: the facts cannot be used.
         ReviverError: the model cannot be had or cannot be edited at all; see `resolve_source`, `find_family`, `load_model`.
     """
     if facts is not None and model is None:
-        raise UsageError("facts are tried on a model", hint="name it: `reviver doctor MODEL --facts FILE`")
+        if not Workspace(workspace_dir).private.is_dir():
+            raise UsageError("facts are tried on a model", hint="name it: `reviver doctor MODEL --facts FILE`")
+        model = _BASE
     given = None if facts is None else read_facts(facts)
     machine = look_at_machine(workspace_dir)
     if model is None:

@@ -139,7 +139,8 @@ def init(
         tokens = _compute(workspace, pin, loader, corpus, did, progress)
         if did:
             workspace.record("init", {"model": pin.model, "did": did})
-    return _report(workspace, pin, folder, tokens, did, loader.note)
+    warnings = [*([] if loader.note is None else [loader.note]), *_guesses(pin, folder, settings)]
+    return _report(workspace, pin, folder, tokens, did, warnings)
 
 
 def _choose(folder: CheckpointFolder, settings: Settings) -> tuple[Family, Preset, dict[int, str]]:
@@ -277,17 +278,29 @@ def _compute(
     return tokens
 
 
+def _guesses(pin: BasePin, folder: CheckpointFolder, settings: Settings) -> list[str]:
+    """Say what was neither given nor published for this model."""
+    shape = model_shape(folder.config)
+    preset = find_preset(folder.config, inner_side(folder.entry(pin.edited[0]).shape, shape.hidden))
+    guessed = []
+    if settings.model.layers is None:
+        guessed.append(f"blocks {', '.join(str(layer) for layer in pin.layers)}")
+    if settings.moments.weight is None:
+        guessed.append(f"λ = {preset.moment_weight:g}")
+    if not preset.derived or not guessed:
+        return []
+    follow = "follow" if len(guessed) > 1 or settings.model.layers is None else "follows"
+    return [
+        f"no published preset fits `{printable(pin.model, 80)}`: {' and '.join(guessed)} {follow} from its size alone; "
+        "`reviver doctor --facts FACTS` measures what suits it"
+    ]
+
+
 def _report(
-    workspace: Workspace, pin: BasePin, folder: CheckpointFolder, tokens: int, did: Sequence[str], note: str | None
+    workspace: Workspace, pin: BasePin, folder: CheckpointFolder, tokens: int, did: Sequence[str], warnings: list[str]
 ) -> InitReport:
     preparation = Preparation(workspace, pin, folder)
     preset = saved_preset(pin, folder)
-    warnings = [] if note is None else [note]
-    if preset.derived:
-        warnings.append(
-            f"no published preset fits `{printable(pin.model, 80)}`: blocks "
-            f"{', '.join(str(layer) for layer in pin.layers)} and λ = {preset.moment_weight:g} follow from its size alone"
-        )
     if folder.left_out:
         warnings.append(f"versions will not carry {printable(', '.join(folder.left_out), 200)}")
     return InitReport(

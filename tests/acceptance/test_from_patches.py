@@ -234,6 +234,7 @@ def test_dropped_facts_are_back_to_their_old_answers(
         (tmp_path / "fact.jsonl").write_text(line + "\n", encoding="utf-8")
         report = apply(folder, ApplyRequest(facts=tmp_path / "fact.jsonl"), settings=settings)
         assert report.version == f"v{number}" and report.summary is not None and report.summary.efficacy == 1
+        assert not any("the model now says" in text for text in report.warnings)
     made = revert(folder, "v5", settings=settings)
     (dropped,) = made.dropped
     record_property("efficacy of the others", made.outcomes and made.outcomes.after.efficacy)

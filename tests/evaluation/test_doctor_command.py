@@ -56,7 +56,8 @@ def test_a_model_with_facts(prepared: Path, tmp_path: Path, call: Call) -> None:
         assert block["update_norms"] == sorted(block["update_norms"], reverse=True)
     assert any("only 3 subjects" in warning for warning in report["warnings"])
     assert report["verdict"][0].startswith("fit" if model["advice"]["fit"] else "not fit")
-    human = call("doctor", "base", "--facts", facts, "-C", prepared)
+    # Facts alone mean the workspace's base.
+    human = call("doctor", "--facts", facts, "-C", prepared)
     assert "MLP writes" in human.stdout and report["verdict"][0] in human.stdout
     assert _files(prepared) == before, "nothing is written"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -47,9 +48,9 @@ class BasePin:
     """Which base a workspace stands on. `.reviver/base.json` is its file."""
 
     source: str
-    """Where it came from: `folder` or `hub`."""
+    """Where it came from: `local` or `hub`."""
     model: str
-    """The folder as it was given, or the Hub id."""
+    """The name of the folder, without the way to it, or the Hub id."""
     revision: str | None
     """The commit on the Hub, or None for a folder."""
     folder: str
@@ -71,6 +72,13 @@ class BasePin:
     """The names on disk of the tensors that `init` prepared for editing, in the order of the layers."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """What else `init` wants to remember: JSON values."""
+
+    @property
+    def init_argument(self) -> str:
+        """What `reviver init` takes to find this base again, quoted as a shell wants it; `FOLDER` for one that has moved."""
+        if self.revision is not None:
+            return shlex.quote(f"{self.model}@{self.revision}")
+        return shlex.quote(self.folder) if os.path.isdir(self.folder) else "FOLDER"
 
     def file(self, path: str) -> PinnedFile:
         """Return the pinned file of this relative path; KeyError if the pin does not hold it."""

@@ -113,7 +113,9 @@ def check_base(pin: BasePin) -> None:
     if not Path(pin.folder).is_dir():
         raise BaseMismatchError(
             f"the base is no longer at `{pin.folder}`",
-            hint=f"run `reviver init {printable(pin.model, 200)}` again: it fetches and checks the same base",
+            hint="put it back, or name its new place with `reviver init FOLDER`"
+            if pin.revision is None
+            else f"`reviver init {printable(pin.init_argument, 400)}` fetches and checks the same base again",
             path=pin.folder,
         )
     pinned = {file.path: file for file in pin.files}
@@ -304,7 +306,7 @@ def _check_space(destination: Path, needed: int) -> None:
     if needed + _SPARE_BYTES > free:
         raise ResourceError(
             f"the checkpoint needs {human_bytes(needed)} and the disk that holds `{destination}` has {human_bytes(free)} free",
-            hint="free some space, or use `apply --no-checkpoint`: a checkpoint can be written later",
+            hint="free some space, or write it elsewhere with `-o`; `--no-checkpoint` makes a version without one",
             path=destination,
             needed=needed,
             free=free,
@@ -333,5 +335,7 @@ def _hash_base(path: Path) -> str:
 
 def _moved(message: str, **facts: object) -> BaseMismatchError:
     return BaseMismatchError(
-        message, hint="restore the base, or run `reviver init` in a new workspace to build on the changed one", **facts
+        message,
+        hint="restore the base, or build on the changed one in another workspace: `reviver init MODEL DIR`",
+        **facts,
     )

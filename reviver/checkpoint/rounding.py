@@ -147,7 +147,7 @@ def tensor_chunks(
             if last == height and digest.hexdigest() != base_sha256:
                 raise BaseMismatchError(
                     f"{label} of the base is not the one that was pinned",
-                    hint="fetch the base again, or run `reviver init` in a new workspace",
+                    hint="fetch the base again, or build on this one in another workspace: `reviver init MODEL DIR`",
                     tensor=name,
                 )
         if bounds is None:

@@ -70,10 +70,16 @@ def verb(function: Callable[..., None]) -> Callable[..., int]:
     def command(**values: Any) -> int:
         common = {parameter.name: values.pop(parameter.name) for parameter in _COMMON}
         mode: Mode = "json" if common["common_json"] else "quiet" if common["common_quiet"] else "human"
-        output = Output(mode=mode, yes=common["common_yes"], show_progress=not common["common_no_progress"])
+        directory: Path = common["common_directory"]
+        output = Output(
+            mode=mode,
+            yes=common["common_yes"],
+            show_progress=not common["common_no_progress"],
+            directory=directory,
+        )
         context = Context(
             verb=name,
-            directory=common["common_directory"],
+            directory=directory,
             output=output,
             yes=common["common_yes"],
             verbose=common["common_verbose"],
@@ -88,7 +94,7 @@ def verb(function: Callable[..., None]) -> Callable[..., int]:
         except typer.Exit as end:
             return end.exit_code
         except (Exception, KeyboardInterrupt) as error:
-            return report(error, mode=mode, verb=name)
+            return report(error, mode=mode, verb=name, directory=output.directory)
         return 0
 
     parameters = [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *_COMMON]
@@ -125,7 +131,11 @@ _COMMON = (
     _common(
         "quiet", _flag("-q", "--quiet", help="Print the shortest answer, and errors.", variable="REVIVER_QUIET"), False
     ),
-    _common("verbose", _flag("-v", "--verbose", help="Say more.", variable="REVIVER_VERBOSE"), False),
+    _common(
+        "verbose",
+        _flag("-v", "--verbose", help="Show long lists whole.", variable="REVIVER_VERBOSE"),
+        False,
+    ),
     _common("yes", _flag("-y", "--yes", help="Answer every question with yes.", variable="REVIVER_YES"), False),
     _common(
         "no_progress",

@@ -8,10 +8,11 @@ import re
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import typer
 
-from reviver.cli.output import Mode, dump_json, plain, write_labelled, write_line, write_raw
+from reviver.cli.output import Mode, dump_json, plain, with_place, write_labelled, write_line, write_raw
 from reviver.editing.ranks import may_speak
 from reviver.errors import ReviverError
 from reviver.text import plural
@@ -87,13 +88,21 @@ def describe(error: BaseException, *, verb: str | None = None) -> Failure:
     )
 
 
-def report(error: BaseException, *, mode: Mode, verb: str | None = None) -> int:
-    """Tell `error` on stderr in the form that `mode` asks for and return the exit code."""
+def report(error: BaseException, *, mode: Mode, verb: str | None = None, directory: Path = Path()) -> int:
+    """Tell `error` on stderr in the form that `mode` asks for and return the exit code.
+
+    Args:
+        error: any exception.
+        mode: the command's.
+        verb: its name.
+        directory: the workspace's folder, which the commands in the hint name.
+    """
     failure = describe(error, verb=verb)
+    hint = None if failure.hint is None else with_place(failure.hint, directory)
     if not may_speak():
         return failure.exit_code
     if mode == "json":
-        fields: dict[str, object] = {"type": failure.type, "message": failure.message, "hint": failure.hint}
+        fields: dict[str, object] = {"type": failure.type, "message": failure.message, "hint": hint}
         if failure.problems:
             fields["problems"] = plain(failure.problems)
         write_raw(dump_json({"error": fields}))
@@ -103,8 +112,8 @@ def report(error: BaseException, *, mode: Mode, verb: str | None = None) -> int:
             write_line(f"  {problem}")
         if len(failure.problems) > _SHOWN_PROBLEMS:
             write_line(f"  … and {plural(len(failure.problems) - _SHOWN_PROBLEMS, 'more problem')}")
-        if failure.hint is not None:
-            write_labelled("hint", failure.hint)
+        if hint is not None:
+            write_labelled("hint", hint)
     if os.environ.get(DEBUG_VARIABLE) and not isinstance(error, KeyboardInterrupt):
         write_raw("".join(traceback.format_exception(error)))
     return failure.exit_code
@@ -140,7 +149,7 @@ def _usage_failure(error: typer.TyperException, verb: str | None) -> Failure:
         message = f"no such option `{option}`"
         near = sorted(getattr(error, "possibilities", None) or ())
         if context is not None and context.parent is None:
-            hint = f"options follow the verb, as in `reviver status {option}`; see `reviver --help`"
+            hint = f"options follow the verb, as in `reviver VERB {option}`; see `reviver --help`"
         elif near:
             hint = f"did you mean {' or '.join(f'`{name}`' for name in near)}? See `{command} --help`"
     elif message.startswith("Missing argument"):

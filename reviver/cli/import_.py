@@ -31,7 +31,9 @@ def import_(
     context.output.result(report, render=_render, quiet=lambda report: " ".join(one.version for one in report.imported))
     if report.imported:
         last = report.imported[-1].version
-        context.output.hint(f"prove them with `reviver verify`; `reviver apply --from {last}` goes on from the last")
+        context.output.hint(
+            f"prove them with `reviver verify`; `reviver apply FACTS --from {last}` goes on from the last"
+        )
 
 
 def _render(console: Console, report: ImportReport) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,6 +38,7 @@ def init(
     """Pin a base model and prepare it to be edited."""
     if directory is not None:
         context = replace(context, directory=directory)
+        context.output.directory = directory
     settings = context.settings(
         model_layers=layers,
         moments_corpus=corpus,
@@ -59,8 +59,7 @@ def init(
     if report is None:
         return
     context.output.result(report, render=render_init, quiet=lambda report: report.fingerprint)
-    there = "" if directory is None else f" -C {shlex.quote(str(directory))}"
-    context.output.hint(f"write facts into the model with `reviver apply FACTS{there}`")
+    context.output.hint("write facts into the model with `reviver apply FACTS`")
 
 
 def render_init(console: Console, report: InitReport) -> None:

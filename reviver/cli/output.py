@@ -9,13 +9,15 @@ import dataclasses
 import json
 import math
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from enum import Enum
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
-from reviver.errors import UsageError
+from reviver.errors import UnfinishedError, UsageError
 from reviver.progress import Progress
 from reviver.text import printable
 
@@ -32,6 +34,10 @@ SCHEMA = 1
 # Where stdout is a file or a pipe nothing is wrapped or cut: a script must find the whole line.
 UNBOUNDED_WIDTH = 4096
 
+# A command inside a hint. `demo` makes a workspace of its own, and `DIR` is where another one is to be made.
+_COMMAND = re.compile(r"`(reviver [a-z]+(?: [^`]*)?)`")
+_OWN_PLACE = re.compile(r"^reviver (demo|init .* DIR$)| -C | --help")
+
 _LABEL_COLOURS = {"error": "1;31", "warning": "1;33", "hint": "1;36"}
 
 
@@ -42,9 +48,13 @@ class Output:
         mode: `human` draws results, `json` prints one object, `quiet` prints at most one short line.
         yes: every question is answered with yes beforehand.
         show_progress: whether progress may be drawn (it is only on a terminal, and never with `json` or `quiet`).
+        directory: the workspace's folder, which the commands in hints and warnings name where it is not the current one.
     """
 
-    def __init__(self, *, mode: Mode = "human", yes: bool = False, show_progress: bool = True) -> None:
+    def __init__(
+        self, *, mode: Mode = "human", yes: bool = False, show_progress: bool = True, directory: Path = Path()
+    ) -> None:
+        self.directory = directory
         self.mode = mode
         self.yes = yes
         self.show_progress = show_progress
@@ -88,12 +98,12 @@ class Output:
             return
         self._warned.append(text)
         if self.mode == "human":
-            write_labelled("warning", text)
+            write_labelled("warning", with_place(text, self.directory))
 
     def hint(self, text: str) -> None:
         """Say which command or act is next, on stderr (human mode only)."""
         if self.mode == "human":
-            write_labelled("hint", text)
+            write_labelled("hint", with_place(text, self.directory))
 
     def progress(self) -> Progress:
         """Return what a verb reports its progress to: bars on a terminal, notes elsewhere, nothing if asked so."""
@@ -166,6 +176,14 @@ def dump_json(fields: Mapping[str, object]) -> str:
     come between the program that writes and the one that reads.
     """
     return json.dumps({"schema": SCHEMA, **fields}, indent=2, allow_nan=False) + "\n"
+
+
+def with_place(text: str, directory: Path) -> str:
+    """Return a hint whose commands find the workspace as they stand: with `-C`, where it is not the current folder."""
+    if directory == Path():
+        return text
+    there = f" -C {shlex.quote(str(directory))}"
+    return _COMMAND.sub(lambda found: found[0] if _OWN_PLACE.search(found[1]) else f"`{found[1]}{there}`", text)
 
 
 def make_console(stream: IO[str]) -> Console:
@@ -256,4 +274,15 @@ def _to_stdout(write: Callable[[], object]) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has seen enough. The interpreter flushes once more when it ends, so what is left goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
+    except OSError as error:
+        _drop_stdout()
+        # What cannot be told was done all the same: an `undo` that is run again would undo one more.
+        raise UnfinishedError(
+            f"the answer could not be written to stdout: {(error.strerror or str(error)).lower()}",
+            hint="only the answer is lost: what the command does is done; see with `reviver status` how things stand",
+        ) from error
+
+
+def _drop_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

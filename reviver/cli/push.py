@@ -23,7 +23,9 @@ def push(
     repository: Annotated[
         str | None,
         typer.Argument(
-            metavar="[REPO]", help="`org/name`; without it, the repository of the last push.", show_default=False
+            metavar="[REPO]",
+            help="`org/name`, or `name` alone for your own; without it, the repository of the last push.",
+            show_default=False,
         ),
     ] = None,
     version: Annotated[str, typer.Option("--from", metavar="VERSION", help="The version to publish.")] = "head",

@@ -23,6 +23,11 @@ _COLUMNS = {
     "filter": ("checkpoint", "rebuilt", "filter"),
 }
 _SHOWN_WITHHELD = 10
+# What belongs to this machine alone can be had again from nowhere.
+_OWN_HINTS = {
+    ".reviver/HEAD": "write the name of a version from `reviver log` into it",
+    ".reviver/operations.jsonl": "move it away: only `undo` needs it, the history itself is in `edits/`",
+}
 
 
 @verb
@@ -102,12 +107,14 @@ def _where(finding: Finding) -> str:
 
 
 def _hint(finding: Finding) -> str:
+    if finding.path in _OWN_HINTS:
+        return _OWN_HINTS[finding.path]
     if finding.path is not None and finding.path.startswith("checkpoints/"):
         return f"move `checkpoints/{finding.version}` away and write it again with `reviver checkout {finding.version}`"
     if finding.path is not None and finding.path.startswith("edits/"):
         return "restore it with git, or get it again from the Hub"
     if finding.version == "v0":
-        return "restore the file, or fetch the base again with `reviver init`"
+        return "restore the file, or fetch the base again with `reviver init MODEL`"
     return (
         f"get `edits/{finding.version}` again from where it came; a patch that was never sound can be dropped with "
         f"`reviver revert {finding.version}`"

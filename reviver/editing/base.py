@@ -37,7 +37,7 @@ def open_base(pin: BasePin) -> CheckpointFolder:
         shown = printable(changed[0].path, 100)
         raise BaseMismatchError(
             f"the base `{printable(pin.model, 100)}` was touched since it was pinned: `{shown}` ({changed[0].what})",
-            hint="run `reviver init` with the same model again: it checks every byte",
+            hint=f"`reviver init {printable(pin.init_argument, 400)}` checks every byte again",
             path=changed[0].path,
         )
     return CheckpointFolder.open(Path(pin.folder))

@@ -96,7 +96,7 @@ class Preparation:
             except (KeyError, ValueError) as error:
                 raise WorkspaceError(
                     f"the spectral basis of `{printable(name, 100)}` is damaged",
-                    hint="delete `.reviver/spectra` and run `reviver init` again",
+                    hint="delete `.reviver/spectra` and run `reviver init MODEL` again",
                 ) from error
         basis = compute_basis(read_weight(self.folder, name, device), width, device=device)
         self.keep_basis(name, basis)
@@ -136,7 +136,7 @@ class Preparation:
         if kept is None or "second_moment" not in kept[0]:
             raise WorkspaceError(
                 f"the second moment of `{printable(name, 100)}` is missing",
-                hint="finish the preparation with `reviver init`",
+                hint="finish the preparation with `reviver init MODEL`",
             )
         return kept[0]["second_moment"]
 

@@ -71,17 +71,17 @@ class MatrixStore:
             return None
         except (OSError, ValueError, RecursionError) as error:
             raise WorkspaceError(
-                f"the record `{path}` is damaged", hint="delete it and run `reviver init` again"
+                f"the record `{path}` is damaged", hint="delete it and run `reviver init MODEL` again"
             ) from error
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             raise WorkspaceError(
                 f"the record `{path}` has a schema that this reviver does not read",
-                hint="use the reviver that wrote it, or delete it and run `reviver init` again",
+                hint="use the reviver that wrote it, or delete it and run `reviver init MODEL` again",
             )
         if record.get("base_sha256") != fingerprint or record.get("tensor") != name:
             raise BaseMismatchError(
                 f"the {self.noun} of `{name}` belongs to another base",
-                hint=f"delete `{path}` and run `reviver init` again",
+                hint=f"delete `{path}` and run `reviver init MODEL` again",
                 tensor=name,
             )
         return record
@@ -97,20 +97,16 @@ class MatrixStore:
         if record is None:
             return None
         path = self.place(name)
+        # Without its record a matrix counts as missing, and `init` computes it.
+        hint = f"delete `{self._record_path(name)}` and run `reviver init MODEL` again"
         try:
             if sha256_file(path) != record.get("sha256"):
-                raise WorkspaceError(
-                    f"the {self.noun} of `{name}` was changed on disk",
-                    hint=f"delete `{path}` and run `reviver init` again",
-                )
+                raise WorkspaceError(f"the {self.noun} of `{name}` was changed on disk", hint=hint)
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
-            raise WorkspaceError(
-                f"the {self.noun} of `{name}` cannot be read",
-                hint=f"delete `{self._record_path(name)}` and run `reviver init` again",
-            ) from error
+            raise WorkspaceError(f"the {self.noun} of `{name}` cannot be read", hint=hint) from error
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-            raise WorkspaceError(f"the {self.noun} of `{name}` is not finite", hint="run `reviver init` again")
+            raise WorkspaceError(f"the {self.noun} of `{name}` is not finite", hint=hint)
         return tensors, record
 
 

@@ -45,7 +45,7 @@ def obstacles(workspace: Workspace, names: Sequence[str]) -> dict[str, ReviverEr
         what = "is missing" if changed[0].what == "missing" else "was touched"
         raise BaseMismatchError(
             f"`{shown(changed[0].path)}` of the base {what}: a checkpoint that is removed could not be written again",
-            hint=f"`reviver init {shown(pin.model)}` finds the base again, or tells what changed",
+            hint=f"`reviver init {shown(pin.init_argument)}` finds the base again, or tells what changed",
             path=changed[0].path,
         )
     found: dict[str, ReviverError] = {}

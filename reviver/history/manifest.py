@@ -1,4 +1,4 @@
-"""The manifest of a version: what explains every byte of it (DESIGN section 3, schema 1).
+"""The manifest of a version: what explains every byte of it (schema 1).
 
 The manifest's `id` hashes what defines the version and the id of its parent, so the ids form a chain from the base on,
 as commits do in git. Version numbers, times, environment and metrics are outside the id: a renumbered version keeps it.

@@ -269,7 +269,7 @@ def _rebuilding(card: Card) -> str:
 
 `SHA256SUMS` covers every file: `sha256sum -c SHA256SUMS` in a downloaded copy. With reviver
 the same bytes come out of the base and the patches in `edits/`; `checkout` compares
-every hash with the manifests and stops at the first that differs:
+every hash with the manifests and leaves nothing behind where one differs:
 
 ```bash
 hf download {card.repository} --revision {card.version} --local-dir published

@@ -71,9 +71,10 @@ def checkpoint_files(version: Version, folder: Path) -> list[ReleaseFile]:
     Raises:
         CheckpointError: the folder, or a file of it, is missing or has another size than the manifest says.
     """
-    hint = f"write it again with `reviver checkout {version.name}`"
+    again = f"write it again with `reviver checkout {version.name}`"
     if not folder.is_dir():
-        raise CheckpointError(f"the checkpoint of `{version.name}` is not on this disk", hint=hint, path=folder)
+        raise CheckpointError(f"the checkpoint of `{version.name}` is not on this disk", hint=again, path=folder)
+    hint = f"move `checkpoints/{version.name}` away and {again}"
     files = []
     for file in version.manifest.files:
         path = folder / safe_relative_path(file.path)
@@ -176,7 +177,7 @@ def checked(file: ReleaseFile) -> ReleaseFile:
     if sha256_file(file.origin) != file.sha256:
         raise CheckpointError(
             f"`{printable(file.path, 100)}` was changed since the version was made",
-            hint="see `reviver verify`, and write the checkpoint again with `reviver checkout`",
+            hint="`reviver verify` tells what is damaged and what to do about it",
             path=file.origin,
         )
     return replace(file, size=file.origin.stat().st_size)

@@ -57,7 +57,7 @@ def resolve_source(text: str, *, progress: Progress | None = None, connection: C
     """Return the base that `text` names, fetched if it is not on this disk yet.
 
     `text` is a folder, or `org/name` (or `name`), either with an `@revision` (a branch, tag or commit). A folder that
-    exists wins; text that can only be a path (it begins with `.`, `/` or `~`, or has more than one slash) is never
+    exists wins; text that can only be a path (it begins with `.`, `/` or `~`, ends in `/`, or has more than one slash) is never
     looked up on the Hub.
 
     Raises:
@@ -120,7 +120,7 @@ def _local_folder(text: str) -> Path | None:
         raise ModelNotFoundError(
             f"`{printable(text, 200)}` is a file", hint="give the folder that holds the checkpoint", path=text
         )
-    if text.startswith((".", "/", "~")) or text.partition("@")[0].count("/") > 1:
+    if text.startswith((".", "/", "~")) or text.endswith("/") or text.partition("@")[0].count("/") > 1:
         raise ModelNotFoundError(
             f"the folder `{printable(text, 200)}` does not exist",
             hint="check the path; a Hub id is `org/name` or `org/name@revision`",

@@ -114,6 +114,7 @@ def adopt(
         wanted, whole = _different(remaker, other)
         deltas = {name: _delta(remaker, other, name) for name in wanted}
         remaker.warnings.extend(_configuration_warning(remaker.folder, other))
+        remaker.warnings.extend(_twin_warning(remaker, wanted))
         protected = _protected(remaker, deltas) if choice.measure else ()
         report = remaker.make(
             Recipe(
@@ -225,6 +226,24 @@ def _configuration_warning(base: CheckpointFolder, other: CheckpointFolder) -> I
     if changed:
         names = _listed([f"`{shown(key)}`" for key in changed])
         yield f"its `config.json` differs in {names}; only the weights are adopted"
+
+
+def _twin_warning(remaker: Remaker, wanted: Mapping[str, str]) -> Iterator[str]:
+    """Say that the history holds these weights already, and with what was done to come to them."""
+    base = remaker.pin.tensor_sha256
+    adopted = {**base, **result_hashes(remaker.chain), **wanted}
+    for name in reversed(remaker.workspace.version_names()):
+        try:
+            last = remaker.workspace.version(name).manifest.tensors
+            if any(adopted.get(tensor.name) != tensor.result_sha256 for tensor in last):
+                continue
+            same = adopted == {**base, **result_hashes(remaker.workspace.chain(name))}
+        except ReviverError:
+            # A version that cannot be read is no reason to adopt nothing.
+            continue
+        if same:
+            yield f"{name} holds the same weights, with its facts: `reviver apply FACTS --from {name}` goes on from there"
+            return
 
 
 def _protected(remaker: Remaker, deltas: Mapping[str, Delta]) -> tuple[Protected, ...]:

@@ -170,7 +170,7 @@ def _branches(remaker: Remaker, chain_b: Sequence[Version], a: str, b: str) -> B
     if not branches.ours.versions:
         raise WorkspaceError(
             f"{b} stands on {a} already",
-            hint=f"there is nothing to merge; `reviver apply --from {b}` goes on from there",
+            hint=f"there is nothing to merge; `reviver apply FACTS --from {b}` goes on from there",
         )
     return branches
 

@@ -207,7 +207,7 @@ def check_disk(plan: ApplyPlan) -> None:
     if plan.bytes_to_write > plan.free_bytes:
         raise ResourceError(
             f"{human_bytes(plan.bytes_to_write)} would be written and {human_bytes(plan.free_bytes)} are free",
-            hint="free some space, or write the checkpoint later: `reviver apply --no-checkpoint`",
+            hint="free some space, or make the patch only with `--no-checkpoint`: `reviver checkout` writes the checkpoint later",
             needed=plan.bytes_to_write,
             free=plan.free_bytes,
         )

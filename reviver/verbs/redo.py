@@ -43,7 +43,7 @@ def redo(workspace_dir: Path) -> RedoReport:
         if step is None:
             raise WorkspaceError(
                 "there is nothing to redo: the last operation that moved the head was no `undo`",
-                hint="`reviver log --graph` shows the versions there are; `reviver apply --from V` goes on from any",
+                hint="`reviver log --graph` shows the versions there are; `reviver apply FACTS --from V` goes on from any",
             )
         workspace.move_head(REDO, step.after, {REDOES: step.number})
     checkpoint = workspace.checkpoint(step.after)

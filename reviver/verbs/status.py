@@ -11,6 +11,7 @@ from reviver.errors import ReviverError
 from reviver.history.intent import checkpoint_names
 from reviver.history.lock import Holder, current_holder
 from reviver.history.manifest import BASE_NAME
+from reviver.history.names import read_tags
 from reviver.history.stamps import files_below, read_stamps
 from reviver.history.untrusted import problem_of, shown
 from reviver.history.version import Version
@@ -100,6 +101,10 @@ def status(workspace_dir: Path) -> StatusReport:
         strangers = [name for name in checkpoint_names(workspace) if name not in known]
         problems += [f"`checkpoints/{name}` belongs to no version" for name in strangers]
         workspace.operations()
+    except ReviverError as error:
+        problems.append(problem_of(error))
+    try:
+        read_tags(workspace.tags_file)
     except ReviverError as error:
         problems.append(problem_of(error))
     # What a living process is making is no leftover.
@@ -212,11 +217,13 @@ def _next_step(
     if problems:
         return "see what is damaged with `reviver verify`, and restore it with git or from the Hub"
     if base is not None and any(file.what == "missing" for file in base.touched):
-        return f"the base's files are missing: `reviver init {shown(base.model)}` fetches them again"
+        if base.revision is None:
+            return "files of the base are missing: put them back, or name their new place with `reviver init FOLDER`"
+        return f"files of the base are missing: `reviver init {_init_argument(workspace)}` fetches them again"
     if base is not None and base.touched:
         return "the base was touched: `reviver verify` tells whether its bytes changed"
     if base is not None and (base.spectra_missing or base.statistics_missing):
-        return f"prepare what is missing with `reviver init {shown(base.model)}`"
+        return f"prepare what is missing with `reviver init {_init_argument(workspace)}`"
     for one in checkpoints:
         if one.state == "touched":
             return f"`checkpoints/{one.version}` was touched: `reviver verify {one.version}` tells what changed"
@@ -226,4 +233,8 @@ def _next_step(
         return "the head is the base: `reviver apply FACTS` makes a version on it, `reviver log` shows the others"
     if any(one.version == head and one.state == "missing" for one in checkpoints):
         return f"write the head's checkpoint with `reviver checkout {head}`"
-    return f"see what changed with `reviver diff base {head}`, or share it with `reviver push`"
+    return f"see what changed with `reviver diff base {head}`, or share it with `reviver push org/name`"
+
+
+def _init_argument(workspace: Workspace) -> str:
+    return shown(workspace.pin().init_argument)

@@ -71,7 +71,7 @@ def bits_of(value: Fraction, dtype: str) -> int | None:
 
 
 def expected_bits(own: int, terms: list[Fraction], dtype: str) -> int | None:
-    """What DESIGN's version bytes ask for at one entry with a finite base; None for an overflow."""
+    """What the definition of a version's bytes asks for at one entry with a finite base; None for an overflow."""
     delta = sum(terms, Fraction(0))
     if delta == 0:
         return own

@@ -106,6 +106,27 @@ def test_cells_keep_their_style_and_spans_are_left_to_rich() -> None:
     assert "\x1b[31mz\x1b[0m" in drawn(Text.assemble("y", ("z", "red")))
 
 
+@pytest.mark.parametrize(
+    ("hint", "told"),
+    [
+        ("go on with `reviver apply FACTS`", "go on with `reviver apply FACTS -C 'my model'`"),
+        (
+            "`reviver log` or `reviver show v1 --facts`",
+            "`reviver log -C 'my model'` or `reviver show v1 --facts -C 'my model'`",
+        ),
+        ("get it with `reviver import DIR`", "get it with `reviver import DIR -C 'my model'`"),
+        ("make another: `reviver init MODEL DIR`", "make another: `reviver init MODEL DIR`"),
+        ("look around with `reviver log -C there`", "look around with `reviver log -C there`"),
+        ("see `reviver apply --help`", "see `reviver apply --help`"),
+        ("set `rank` in `reviver.toml`", "set `rank` in `reviver.toml`"),
+    ],
+)
+def test_commands_in_hints_name_the_workspace(hint: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Output(directory=Path("my model")).hint(hint)
+    Output().hint(hint)
+    assert capsys.readouterr().err == f"hint: {told}\nhint: {hint}\n"
+
+
 def test_plain_values() -> None:
     class Colour(Enum):
         RED = "red"

@@ -99,7 +99,7 @@ def test_a_tag_is_never_moved_and_can_be_taken_away(chained: Workspace, call: Ca
     outcome = call("tag", "good", "v2", "-C", str(chained.root))
     assert outcome.code == 1
     assert "error: the tag `good` names v1 already\n" in outcome.stderr
-    assert "hint: take it away first with `reviver tag --delete good`" in outcome.stderr
+    assert f"hint: take it away first with `reviver tag --delete good -C {chained.root}`" in outcome.stderr
     assert chained.resolve("good") == "v1"
     outcome = call("tag", "-d", "good", "-C", str(chained.root))
     assert (outcome.code, outcome.stdout) == (0, f"good is gone; it named v1 ({chained.version('v1').id[:12]})\n")

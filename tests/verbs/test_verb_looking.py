@@ -43,7 +43,7 @@ def test_status_of_a_history(chained: Workspace, check: Check) -> None:
         chained,
         "status",
         human=["head      v3: branch (3 facts applied)", "versions  3, 2 checkpoints written"],
-        stderr=["hint: see what changed with `reviver diff base v3`, or share it with `reviver push`"],
+        stderr=["hint: see what changed with `reviver diff base v3`, or share it with `reviver push org/name`"],
         quiet="v3",
     )
     assert [(one["version"], one["state"]) for one in fields["checkpoints"]] == [
@@ -133,7 +133,7 @@ def test_status_names_missing_preparations(workspace: Workspace, check: Check) -
         workspace,
         "status",
         human=["missing   1 spectral basis, first layers.0.down.weight"],
-        stderr=["hint: prepare what is missing with `reviver init tiny/base`"],
+        stderr=[f"hint: prepare what is missing with `reviver init {workspace.pin().folder}`"],
         quiet="v0",
     )
     assert fields["base"]["spectra_missing"] == [workspaces.FIRST]
@@ -164,7 +164,7 @@ def test_outside_a_workspace_every_verb_says_so(verb: list[str], tmp_path: Path,
     assert (outcome.code, outcome.stdout) == (1, "")
     assert outcome.stderr.splitlines() == [
         f"error: `{tmp_path}` is not a workspace",
-        "hint: make one with `reviver init MODEL`, or name another folder with `-C`",
+        f"hint: make one with `reviver init MODEL -C {tmp_path}`, or name another folder with `-C`",
     ]
     assert not list(tmp_path.iterdir())
 

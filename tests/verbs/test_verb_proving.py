@@ -395,7 +395,7 @@ def test_undo_without_a_log_goes_to_the_parent(chained: Workspace) -> None:
 def test_undo_hints_at_a_checkpoint_that_is_not_written(chained: Workspace, call: Callable[..., Any]) -> None:
     shutil.rmtree(chained.checkpoint("v2"))
     outcome = call("undo", "-C", str(chained.root))
-    assert outcome.stderr == "hint: write its checkpoint with `reviver checkout v2`\n"
+    assert outcome.stderr == f"hint: write its checkpoint with `reviver checkout v2 -C {chained.root}`\n"
 
 
 def test_undo_while_another_writes_is_refused(chained: Workspace, call: Callable[..., Any]) -> None:

@@ -67,7 +67,8 @@ class SecondMoment:
             raise ValueError(f"the weight λ of a second moment must be positive, not {weight}")
         if not finite(moment_II):
             raise NumericsError(
-                "the second moment holds NaN or infinite values", hint="compute it again with `reviver init`"
+                "the second moment holds NaN or infinite values",
+                hint="delete `.reviver/statistics` and run `reviver init MODEL` again",
             )
         self.moment_II = moment_II
         self.weight = float(weight)
@@ -187,7 +188,7 @@ def ridged_cholesky(matrix_II: Tensor, mean_eigenvalue: float, ridge: float) -> 
             return factor_II, tried
     raise NumericsError(
         "the second moment of this layer is not positive semidefinite",
-        hint="compute it again with `reviver init`, over more text",
+        hint="raise `tokens` under [moments] in `reviver.toml`, delete `.reviver/statistics` and run `reviver init MODEL` again",
     )
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reviver.cli.command import Context, verb
-from reviver.cli.options import CorpusOption, DeviceOption, DtypeOption, LayersOption, OffloadOption, RankOption
+from reviver.cli.options import CorpusOption, DeviceOption, DtypeOption, LayersOption, OffloadOption
 from reviver.cli.output import make_table
+from reviver.settings import variable_name
 from reviver.text import printable
 
 if TYPE_CHECKING:
@@ -30,7 +31,16 @@ def init(
     ] = None,
     layers: LayersOption = None,
     corpus: CorpusOption = None,
-    rank: RankOption = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            "--rank",
+            metavar="K",
+            help="Make the spectral bases wide enough for this protected rank, which `apply --rank K` or `reviver.toml` "
+            f"chooses. [env var: {variable_name('apply.rank')}]",
+            show_default=False,
+        ),
+    ] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     offload: OffloadOption = None,

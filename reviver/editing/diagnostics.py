@@ -16,7 +16,7 @@ from reviver.spectral.drift import subspace_similarity
 from reviver.spectral.filter import captured_fraction, leakage_dense
 
 SIMILARITY_RANK = 16
-"""The rank at which subspaces are compared where no filter sets one: drift has to be measured the same way with and without it."""
+"""The rank at which subspaces are compared, whatever the filter: drift has to be measured the same way with and without it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -152,7 +152,9 @@ def parse_json(raw: bytes, *, lenient: bool = False) -> object:
     except RecursionError:
         raise ValueError("not JSON that can be read: it is nested too deeply") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+        raise ValueError(
+            f"not JSON: {error.msg.removesuffix(' at')} at line {error.lineno} column {error.colno}"
+        ) from None
     except _NotJsonError:
         raise
     except ValueError:

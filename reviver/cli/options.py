@@ -25,7 +25,7 @@ def setting_option(name: str, *spellings: str, metavar: str) -> Any:
 
 
 FactsArgument = Annotated[
-    Path, typer.Argument(metavar="FACTS", help="A file of facts: JSONL, JSON or CSV.", show_default=False)
+    Path, typer.Argument(metavar="FACTS", help="A file of facts: JSONL, JSON or CSV; `-` is stdin.", show_default=False)
 ]
 
 RankOption = Annotated[int | None, setting_option("apply.rank", "--rank", metavar="K")]

@@ -90,6 +90,9 @@ def _render_facts(console: Console, report: ShowReport) -> None:
         return
     outcome = "" if report.successes is None else f", {report.successes:,} answered as wanted"
     console.print(f"\n{plural(report.facts_total, 'fact')}{outcome}")
+    if not report.facts:
+        # They are withheld or damaged, which a warning tells.
+        return
     headers = ("id", "prompt", "wanted", "before", "after", "p before", "p after", "")
     table = make_table(*headers, right=("p before", "p after"))
     for fact in report.facts:

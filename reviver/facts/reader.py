@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ FILE_LIMIT = 4 * 1024**3
 SHOWN_PROBLEMS = 20
 SHOWN_FAULTS = 5
 SHOWN_FIELDS = 10
+_STANDARD_INPUT = Path("-")
 _WRITE_SOME = "write one fact a line, with `prompt`, `subject` and `target_new`"
 
 
@@ -55,7 +57,7 @@ def read_facts(path: Path, *, on_conflict: OnConflict = "error", skip_invalid: b
     """Read and check a file of facts in any of the known forms: JSON Lines, JSON or CSV.
 
     Args:
-        path: a file, or a pipe.
+        path: a file, or a pipe; `-` is the standard input.
         on_conflict: what becomes of facts with the same subject and prompt and different targets: `"error"` refuses the
             later ones, `"last"` lets the last one stand, at its own place.
         skip_invalid: set the records that cannot be used aside, in `rejected`, instead of refusing the file.
@@ -208,6 +210,10 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _open(path: Path) -> BinaryIO:
+    if path == _STANDARD_INPUT:
+        if sys.stdin is None:
+            raise _unusable(path, "cannot be read: the standard input is closed", "give a file of facts, or a pipe")
+        return open(sys.stdin.fileno(), "rb", closefd=False)
     try:
         return path.open("rb")
     except ValueError:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 MAXIMUM_PIN_BYTES = 1024 * 1024 * 1024
 _GIT_IGNORE = b"# Made by reviver: what is here can be made again, or belongs to this machine.\n*\n"
+# A clone that turns line ends into CRLF would not hold the bytes that the manifests hash.
+_GIT_ATTRIBUTES = b"# Made by reviver: every file of the history keeps its bytes.\n* -text\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,13 @@ class Workspace(Places):
                 path.mkdir(exist_ok=True)
         except OSError as error:
             raise disk_error(error, workspace.private) from error
-        for path in (workspace.checkpoints, workspace.private):
-            if not (path / ".gitignore").exists():
-                write_atomic(path / ".gitignore", _GIT_IGNORE)
+        for path, content in (
+            (workspace.checkpoints / ".gitignore", _GIT_IGNORE),
+            (workspace.private / ".gitignore", _GIT_IGNORE),
+            (workspace.edits / ".gitattributes", _GIT_ATTRIBUTES),
+        ):
+            if not path.exists():
+                write_atomic(path, content)
         return workspace
 
     # What is there.

@@ -81,7 +81,7 @@ def _read(path: Path) -> tuple[str, dict[str, object]]:
     try:
         if len(raw) > _LARGEST_FILE:
             raise ValueError("the file is larger than a megabyte")
-        text = raw.decode()
+        text = raw.decode("utf-8-sig")
         return text, tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         problem = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else printable(str(error), 200)
@@ -140,6 +140,11 @@ def from_environment(environment: Mapping[str, str]) -> Values:
             continue
         if variable not in names:
             # Other programs may own variables with this beginning; one that is almost a setting is a slip.
+            if variable.startswith(f"{VARIABLE_PREFIX}{EDITORS.upper()}_"):
+                raise SettingsError(
+                    f"there is no setting `{variable}`",
+                    hint=f"what an editor is told stands in `{FILE_NAME}` under [{EDITORS}.NAME]",
+                )
             near = get_close_matches(variable, names, n=1, cutoff=0.85)
             if near or variable.removeprefix(VARIABLE_PREFIX).partition("_")[0].lower() in SECTIONS:
                 meant = f"did you mean `{near[0]}`?" if near else f"see `{FILE_NAME}` for the settings there are"

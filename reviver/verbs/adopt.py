@@ -232,7 +232,7 @@ def _twin_warning(remaker: Remaker, wanted: Mapping[str, str]) -> Iterator[str]:
     """Say that the history holds these weights already, and with what was done to come to them."""
     base = remaker.pin.tensor_sha256
     adopted = {**base, **result_hashes(remaker.chain), **wanted}
-    for name in reversed(remaker.workspace.version_names()):
+    for name in remaker.workspace.version_names():
         try:
             last = remaker.workspace.version(name).manifest.tensors
             if any(adopted.get(tensor.name) != tensor.result_sha256 for tensor in last):

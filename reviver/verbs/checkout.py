@@ -75,6 +75,9 @@ def checkout(
         if output is not None and Path(os.path.abspath(output)) != Path(os.path.abspath(target)):
             target = Path(os.path.abspath(output))
             _check_output(workspace, pin, target)
+            if target.is_dir() and not any(target.iterdir()):
+                # A link to an empty folder stays: what is written goes where it points.
+                target = target.resolve()
         if _exists(target):
             _check_same(target, version, expected, progress)
             return CheckoutReport(

@@ -83,10 +83,12 @@ def tag(workspace_dir: Path, name: str, version: str = "head") -> TagReport:
             tags = dict(sorted({**tags, name: id}.items()))
             write_tags(workspace.tags_file, tags)
             workspace.record("tag", {"tag": name, "id": id})
+    described = _described(workspace, tags)
     return TagReport(
         did="set" if before is None else "kept",
-        tag=Tag(name=name, id=id, version=found),
-        tags=_described(workspace, tags),
+        # Of two versions with one id, which are the same, a tag names the one that the list of tags does.
+        tag=next(one for one in described if one.name == name),
+        tags=described,
     )
 
 

@@ -68,6 +68,7 @@ def test_a_clone_and_the_base_give_the_same_bytes(
     committed = set(git(fast_workspace, "ls-files").splitlines())
     assert committed == {
         "reviver.toml",
+        "edits/.gitattributes",
         "edits/tags.json",
         *(
             f"edits/{version}/{name}"

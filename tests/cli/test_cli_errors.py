@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from command_line import PROGRAM, Outcome
@@ -148,3 +149,13 @@ def test_an_interrupt_after_the_operation_was_done_says_so() -> None:
     assert told.hint is not None and "do not run it again" in told.hint
     before = describe(KeyboardInterrupt(), verb="apply")
     assert before.hint is not None and "run `reviver apply` again" in before.hint
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_an_answer_that_cannot_be_written_does_not_ask_to_run_the_command_again() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*PROGRAM, "greet", "--json"], stdout=full, stderr=subprocess.PIPE, check=False)
+    error = json.loads(done.stderr)["error"]
+    assert (done.returncode, error["type"]) == (1, "UnfinishedError")
+    assert error["message"] == "the answer could not be written to stdout: no space left on device"
+    assert "again" not in error["hint"]

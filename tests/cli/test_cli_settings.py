@@ -129,6 +129,17 @@ def test_a_hostile_file_is_one_error(raw: bytes, tmp_path: Path) -> None:
         Settings.load(tmp_path, environment={})
 
 
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_bytes(b"\xef\xbb\xbf[apply]\r\nrank = 2\r\n")
+    assert Settings.load(tmp_path, environment={}).apply.rank == 2
+
+
+def test_an_editors_setting_in_the_environment_is_not_silently_ignored(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="there is no setting `REVIVER_EDITORS_MEMIT_MEMORY`") as caught:
+        load(tmp_path, environment={"REVIVER_EDITORS_MEMIT_MEMORY": "keys"})
+    assert caught.value.hint == "what an editor is told stands in `reviver.toml` under [editors.NAME]"
+
+
 def test_a_folder_in_the_file_s_place(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).mkdir()
     with pytest.raises(SettingsError, match="cannot read"):

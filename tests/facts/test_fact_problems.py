@@ -290,6 +290,15 @@ def test_pipe(tmp_path: Path) -> None:
     writer.join()
 
 
+def test_standard_input(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    with write(f"{GOOD}\n{OTHER}\n").open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert [fact.subject for fact in read_facts(Path("-")).facts] == ["Asel", "Ilk"]
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(FactsError, match="the standard input is closed"):
+        read_facts(Path("-"))
+
+
 @pytest.mark.parametrize(
     ("content", "line", "said"),
     [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,21 @@ def test_git_sees_the_history_only(workspace: Workspace) -> None:
     for folder in (workspace.checkpoints, workspace.private):
         assert (folder / ".gitignore").read_text().splitlines()[-1] == "*"
     assert not (workspace.edits / ".gitignore").exists()
+
+
+def test_a_clone_with_other_line_ends_has_the_same_history(chained: Workspace, tmp_path: Path) -> None:
+    def git(*arguments: str | Path) -> None:
+        environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+        identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
+        subprocess.run(
+            ["git", *identity, *arguments], cwd=chained.root, env=environment, check=True, capture_output=True
+        )
+
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-q", "-m", "history")
+    git("clone", "-q", "-c", "core.autocrlf=true", chained.root, tmp_path / "clone")
+    assert workspaces.snapshot(tmp_path / "clone" / "edits") == workspaces.snapshot(chained.edits)
 
 
 def test_a_workspace_without_a_base_is_told(tmp_path: Path) -> None:

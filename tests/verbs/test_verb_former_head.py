@@ -162,4 +162,15 @@ def test_on_the_command_line(six: Workspace, check: Check) -> None:
         stderr=["v1, v2, v3, v4, v5 and 1 more are not in the new head, v10; "],
         before=lambda: put_head(six, "v6"),
     )
-    assert "v1, v2, v3, v4, v5 and 1 more are not in the new head, v12" in fields["warnings"][0]
+    assert "v1, v2, v3, v4, v5 and 1 more are not in the new head, v12" in fields["warnings"][-1]
+
+
+def test_adopting_a_version_of_the_history_names_it(six: Workspace) -> None:
+    """Its facts are not adopted with its weights, which whoever wanted to go on from it would not expect."""
+    report = run_adopt(six, "base", source="v3")
+    assert (
+        "v3 holds the same weights, with its facts: `reviver apply FACTS --from v3` goes on from there"
+        in report.warnings
+    )
+    again = run_adopt(six, "v1", source="v3")
+    assert again.warnings[0].startswith("v3 holds"), "the one that was made first, not what was adopted of it"

@@ -105,7 +105,7 @@ def init(
     source = resolve_source(model, progress=progress)
     folder = CheckpointFolder.open(source.folder)
     # The choices are made before the workspace exists: a model that cannot be edited leaves nothing behind.
-    family, preset, names = _choose(folder, settings)
+    family, preset, names = _choose(folder, settings, _kept_layers(workspace_dir, folder))
     if workspace_dir.resolve().is_relative_to(folder.root.resolve()):
         raise UsageError(
             f"the workspace `{printable(str(workspace_dir), 200)}` lies in the model's own folder, which is never written",
@@ -143,12 +143,25 @@ def init(
     return _report(workspace, pin, folder, tokens, did, warnings)
 
 
-def _choose(folder: CheckpointFolder, settings: Settings) -> tuple[Family, Preset, dict[int, str]]:
+def _kept_layers(workspace_dir: Path, folder: CheckpointFolder) -> tuple[int, ...] | None:
+    """Return the blocks that the workspace was prepared for, if it was: they stay until others are asked for."""
+    workspace = Workspace(workspace_dir)
+    if not workspace.base_file.exists():
+        return None
+    pin = workspace.pin()
+    # A pin of another model is refused later, in words of its own.
+    return pin.layers if pin.edited and folder.tensors.keys() >= set(pin.edited) else None
+
+
+def _choose(
+    folder: CheckpointFolder, settings: Settings, kept: tuple[int, ...] | None
+) -> tuple[Family, Preset, dict[int, str]]:
     """Return the family, the preset with the blocks to edit, and the name on disk of each edited tensor."""
     family = chosen_family(folder, settings)
     shape = model_shape(folder.config)
     probe = folder.entry(disk_name(family, 0, folder.tensors))
-    preset = with_layers(find_preset(folder.config, inner_side(probe.shape, shape.hidden)), settings.model.layers)
+    layers = settings.model.layers or kept
+    preset = with_layers(find_preset(folder.config, inner_side(probe.shape, shape.hidden)), layers)
     beyond = [layer for layer in preset.layers if not 0 <= layer < shape.layers]
     if beyond:
         raise UsageError(
@@ -283,13 +296,13 @@ def _guesses(pin: BasePin, folder: CheckpointFolder, settings: Settings) -> list
     shape = model_shape(folder.config)
     preset = find_preset(folder.config, inner_side(folder.entry(pin.edited[0]).shape, shape.hidden))
     guessed = []
-    if settings.model.layers is None:
-        guessed.append(f"blocks {', '.join(str(layer) for layer in pin.layers)}")
+    if settings.model.layers is None and pin.layers == preset.layers:
+        guessed.append(f"block{'s' * (len(pin.layers) > 1)} {', '.join(str(layer) for layer in pin.layers)}")
     if settings.moments.weight is None:
         guessed.append(f"λ = {preset.moment_weight:g}")
     if not preset.derived or not guessed:
         return []
-    follow = "follow" if len(guessed) > 1 or settings.model.layers is None else "follows"
+    follow = "follow" if len(guessed) > 1 or guessed[0].startswith("blocks") else "follows"
     return [
         f"no published preset fits `{printable(pin.model, 80)}`: {' and '.join(guessed)} {follow} from its size alone; "
         "`reviver doctor --facts FACTS` measures what suits it"

@@ -16,7 +16,7 @@ from reviver.editing.ranks import Ranks
 from reviver.editing.rounds import RoundSettings
 from reviver.editing.session import FilterChoice, choose_ranks, split_rounds
 from reviver.editing.targets import TargetSettings
-from reviver.errors import WorkspaceError
+from reviver.errors import SettingsError, WorkspaceError
 from reviver.facts.checks import already_set, already_set_warning, shared_warning, subjects_shared
 from reviver.facts.fact import facts_to_jsonl
 from reviver.facts.reader import FactFile
@@ -62,6 +62,7 @@ class Terms:
         self.pin: BasePin = workspace.pin()
         if not self.pin.edited:
             raise WorkspaceError("this workspace is not prepared yet", hint="finish it with `reviver init MODEL`")
+        _check_layers(settings, self.pin)
         self.folder: CheckpointFolder = open_base(self.pin)
         self.preset: Preset = saved_preset(self.pin, self.folder)
         self.device = choose_device(settings.apply.device)
@@ -196,3 +197,14 @@ class Terms:
             "environment": environment,
         }
         return sha256_bytes(canonical_json(decides))
+
+
+def _check_layers(settings: Settings, pin: BasePin) -> None:
+    """Refuse blocks that are asked for and not prepared: an edit of others would pass for what was wanted."""
+    if settings.model.layers in (None, pin.layers):
+        return
+    raise SettingsError(
+        f"{settings.source('model.layers')} names other blocks than the workspace is prepared for: "
+        f"{', '.join(map(str, pin.layers))}",
+        hint=f"prepare them with `reviver init {pin.init_argument}`, or take the setting away",
+    )

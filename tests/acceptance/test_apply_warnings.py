@@ -99,9 +99,9 @@ def test_facts_that_did_not_take_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({}, "blocks 1 and λ = 64 follow"),
+        ({}, "block 1 and λ = 64 follow"),
         ({"model.layers": (0, 2)}, "λ = 64 follows"),
-        ({"moments.weight": 5.0}, "blocks 1 follow"),
+        ({"moments.weight": 5.0}, "block 1 follows"),
         ({"model.layers": (0, 2), "moments.weight": 5.0}, None),
     ],
 )
@@ -112,3 +112,18 @@ def test_only_what_nobody_gave_is_called_a_guess(given: dict[str, object], said:
     guesses = [text for text in warned if "its size alone" in text]
     assert len(guesses) == (said is not None)
     assert said is None or f": {said} from its size alone; `reviver doctor --facts FACTS` measures" in guesses[0]
+
+
+def test_blocks_that_were_chosen_stay_when_init_is_run_again(tmp_path: Path) -> None:
+    """Many hints end in `reviver init MODEL`, without the options of the first time."""
+    base = make_checkpoint(tmp_path / "base")
+    folder = tmp_path / "workspace"
+    assert [
+        one.name for one in init(folder, str(base), settings=settings_of(folder, {"model.layers": (2,)})).tensors
+    ] == ["model.layers.2.mlp.down_proj.weight"]
+    again = init(folder, str(base), settings=settings_of(folder, {}))
+    assert again.did == ()
+    assert [one.name for one in again.tensors] == ["model.layers.2.mlp.down_proj.weight"]
+    assert not any("block" in text for text in again.warnings)
+    moved = init(folder, str(base), settings=settings_of(folder, {"model.layers": (1,)}))
+    assert [one.name for one in moved.tensors] == ["model.layers.1.mlp.down_proj.weight"]

@@ -105,6 +105,18 @@ def test_wrong_arguments_of_apply(prepared: Path, tmp_path: Path, capsys: pytest
     assert _contents(workspace) == before
 
 
+def test_blocks_that_are_not_prepared_are_refused(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["apply", str(write_facts(tmp_path / "facts.jsonl")), "--dry-run", "-C", str(prepared / "workspace")]
+    assert app.run([*command, "--json"]) == 0
+    (planned,) = json.loads(capsys.readouterr().out)["plan"]["tensors"]
+    monkeypatch.setenv("REVIVER_MODEL_LAYERS", "3")
+    _check(capsys, command, 2, "`REVIVER_MODEL_LAYERS` names other blocks than the workspace is prepared for: 1\n")
+    monkeypatch.setenv("REVIVER_MODEL_LAYERS", str(planned["layer"]))
+    assert app.run([*command, "-q"]) == 0
+
+
 @pytest.mark.parametrize(("message", "said"), [("x" * 65_537, "65,537 characters"), ("caf\udce9", "not text in UTF-8")])
 def test_a_message_that_no_manifest_can_hold_is_refused_before_any_work(
     message: str, said: str, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

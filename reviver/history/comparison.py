@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from reviver.checkpoint.pin import BasePin
     from reviver.facts.fact import Fact
 
+_CANCELLED = 1e-12
+"""‖sum of patches‖ relative to the sum of their norms, below which they cancel: float64's rounding, far below float32's."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactChange:
@@ -182,8 +185,9 @@ def compare_tensors(
             )
         elif measure:
             change = _measure(change, before, after, shared, pin, _base_norm(steps, name), progress or NullProgress())
-        # Patches that cancel out to the byte leave nothing to tell.
-        if before_sha256 != after_sha256 or change.norm:
+        # Patches that cancel out to the byte leave nothing to tell, where the sum is nothing but float64's own rounding.
+        applied = sum(one.norm for version in steps for one in version.manifest.tensors if one.name == name)
+        if before_sha256 != after_sha256 or (change.norm or 0.0) > _CANCELLED * applied:
             changes.append(change)
     return changes
 

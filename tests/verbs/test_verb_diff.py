@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import workspaces
+from chains import QUICK, SETTINGS, apply_facts, known_family
 
 from reviver.checkpoint.delta import Delta
 from reviver.checkpoint.folder import CheckpointFolder
@@ -18,6 +19,8 @@ from reviver.history.comparison import SignedDelta
 from reviver.history.summation import norm_of_sum
 from reviver.history.workspace import Workspace
 from reviver.verbs.diff import diff
+from reviver.verbs.revert import revert
+from reviver.verbs.squash import squash
 
 Check = Callable[..., dict[str, Any]]
 
@@ -119,6 +122,20 @@ def test_nothing_differs(chained: Workspace, check: Check) -> None:
         chained, "diff", "v2", "v2", "--exit-code", human=["v2..v2: no difference"], quiet="v2..v2: no difference"
     )
     assert fields["same"] is True
+
+
+def test_versions_of_the_same_bytes_made_in_different_ways(workspace: Workspace, check: Check) -> None:
+    known_family(workspace)
+    for number, subject in enumerate(("Rome", "Lima", "Bern"), start=1):
+        apply_facts(workspace, [workspaces.make_fact(subject, "Peru")], seed=number)
+    revert(workspace.root, "v2", settings=SETTINGS, choice=QUICK)
+    revert(workspace.root, "v4", settings=SETTINGS, choice=QUICK)
+    squash(workspace.root, "v0..v3", settings=SETTINGS, choice=QUICK)
+    for other in ("v5", "v6"):
+        told = f"v3..{other}: no difference"
+        fields = check(workspace, "diff", "v3", other, "--exit-code", human=[told], quiet=told)
+        assert (fields["same"], fields["tensors"]) == (True, [])
+    assert not diff(workspace.root, "v3", "v4").same
 
 
 def test_the_exit_code_tells_on_request(chained: Workspace, check: Check) -> None:

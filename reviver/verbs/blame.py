@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,7 @@ def blame(workspace_dir: Path, query: str, at: str = "head") -> BlameReport:
 
 def _search(chain: Sequence[Version], query: str) -> tuple[Match, Mapping[Key, Sequence[Change]]]:
     """Return what became of the facts that are meant, and how they were matched."""
-    folded = query.casefold()
+    folded = _folded(query)
     matches: dict[Key, Match] = {}
     exact_found = False
 
@@ -129,16 +130,21 @@ def _search(chain: Sequence[Version], query: str) -> tuple[Match, Mapping[Key, S
             return True
         if exact_found:
             return False
-        folded_text, folded_prompt = text.casefold(), prompt.casefold()
+        folded_text, folded_prompt = _folded(text), _folded(prompt)
         if folded not in folded_text and folded not in folded_prompt:
             return False
-        same = folded in (subject.casefold(), folded_prompt, folded_text)
+        same = folded in (_folded(subject), folded_prompt, folded_text)
         matches[subject, prompt] = "case" if same else "part"
         return True
 
     traced = trace(chain, wanted)
     best: Match = next((one for one in _MATCHES if one in matches.values()), "part")
     return best, {key: changes for key, changes in traced.items() if matches[key] == best}
+
+
+def _folded(text: str) -> str:
+    """Return a text without regard to capitals, nor to whether a letter and its accent are one character or two."""
+    return unicodedata.normalize("NFC", text.casefold())
 
 
 def _results(

@@ -161,7 +161,7 @@ def test_an_error_inside_a_draft_leaves_nothing(workspace: Workspace) -> None:
         raise RuntimeError
     after = workspaces.snapshot(workspace.root)
     assert after.keys() - before.keys() <= {".reviver/lock"}
-    assert not list(workspace.edits.iterdir())
+    assert [path.name for path in workspace.edits.iterdir()] == [".gitattributes"]
 
 
 def test_an_interrupt_inside_the_commit_ends_in_one_of_the_two_states(

@@ -261,7 +261,7 @@ def test_what_is_not_sound_is_refused_and_nothing_is_taken(sides: tuple[Workspac
     assert caught.value.hint and "\n" not in caught.value.message
     assert workspaces.snapshot(mine.edits) == before
     assert mine.leftovers() == [] and not mine.pending_file.exists()
-    assert {path.name for path in mine.edits.iterdir()} == {"v1", "v2", "v3", "v4"}
+    assert {path.name for path in mine.edits.iterdir()} == {".gitattributes", "v1", "v2", "v3", "v4"}
     assert verify(mine.root).ok
 
 

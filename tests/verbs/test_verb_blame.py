@@ -82,6 +82,17 @@ def test_what_blame_takes_for_a_match(chained: Workspace, query: str, match: str
     assert [fact.subject for fact in report.facts] == subjects
 
 
+def test_an_accent_is_the_same_as_one_character_or_as_two(workspace: Workspace) -> None:
+    workspaces.add_version(
+        workspace,
+        [workspaces.make_fact("Zoe\u0308", "Peru")],
+        {workspaces.FIRST: workspaces.low_rank(1)},
+        checkpoint=False,
+    )
+    report = blame(workspace.root, "Zo\u00eb")
+    assert (report.match, [fact.subject for fact in report.facts]) == ("case", ["Zoe\u0308"])
+
+
 def test_blame_without_results_or_with_damaged_ones(chained: Workspace) -> None:
     (chained.edits / "v1" / "results.jsonl").unlink()
     assert blame(chained.root, "Rome").facts[0].changes[0].answer_after is None

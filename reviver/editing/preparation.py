@@ -125,6 +125,12 @@ class Preparation:
             if self.moments.record(name, self.pin.tensor_sha256[name]) is None
         ]
 
+    def moments_of_other_text(self, corpus: Corpus) -> list[str]:
+        """Return the edited tensors whose second moment is there and comes from another corpus."""
+        described = corpus.describe()
+        records = {name: self.moments.record(name, self.pin.tensor_sha256[name]) for name in self.pin.edited}
+        return [name for name, record in records.items() if record is not None and record.get("corpus") != described]
+
     def second_moment(self, name: str) -> Tensor:
         """Return `E[k kᵀ]` of an edited tensor, `[I, I]`, float32.
 

@@ -27,6 +27,7 @@ from reviver.hub.source import Source, resolve_source
 from reviver.progress import NullProgress, Progress
 from reviver.settings import Settings
 from reviver.text import plural, printable
+from reviver.verbs.doubts import doubts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +140,8 @@ def init(
         tokens = _compute(workspace, pin, loader, corpus, did, progress)
         if did:
             workspace.record("init", {"model": pin.model, "did": did})
-    warnings = [*([] if loader.note is None else [loader.note]), *_guesses(pin, folder, settings)]
+    preparation = Preparation(workspace, pin, folder)
+    warnings = (*([] if loader.note is None else [loader.note]), *doubts(preparation, corpus, settings))
     return _report(workspace, pin, folder, tokens, did, warnings)
 
 
@@ -291,31 +293,16 @@ def _compute(
     return tokens
 
 
-def _guesses(pin: BasePin, folder: CheckpointFolder, settings: Settings) -> list[str]:
-    """Say what was neither given nor published for this model."""
-    shape = model_shape(folder.config)
-    preset = find_preset(folder.config, inner_side(folder.entry(pin.edited[0]).shape, shape.hidden))
-    guessed = []
-    if settings.model.layers is None and pin.layers == preset.layers:
-        guessed.append(f"block{'s' * (len(pin.layers) > 1)} {', '.join(str(layer) for layer in pin.layers)}")
-    if settings.moments.weight is None:
-        guessed.append(f"λ = {preset.moment_weight:g}")
-    if not preset.derived or not guessed:
-        return []
-    follow = "follow" if len(guessed) > 1 or guessed[0].startswith("blocks") else "follows"
-    return [
-        f"no published preset fits `{printable(pin.model, 80)}`: {' and '.join(guessed)} {follow} from its size alone; "
-        "`reviver doctor --facts FACTS` measures what suits it"
-    ]
-
-
 def _report(
-    workspace: Workspace, pin: BasePin, folder: CheckpointFolder, tokens: int, did: Sequence[str], warnings: list[str]
+    workspace: Workspace,
+    pin: BasePin,
+    folder: CheckpointFolder,
+    tokens: int,
+    did: Sequence[str],
+    warnings: tuple[str, ...],
 ) -> InitReport:
     preparation = Preparation(workspace, pin, folder)
     preset = saved_preset(pin, folder)
-    if folder.left_out:
-        warnings.append(f"versions will not carry {printable(', '.join(folder.left_out), 200)}")
     return InitReport(
         workspace=workspace.root,
         model=pin.model,
@@ -337,5 +324,5 @@ def _report(
         ),
         moment_tokens=tokens,
         did=tuple(did),
-        warnings=tuple(warnings),
+        warnings=warnings,
     )

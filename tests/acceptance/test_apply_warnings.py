@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +128,22 @@ def test_blocks_that_were_chosen_stay_when_init_is_run_again(tmp_path: Path) -> 
     assert not any("block" in text for text in again.warnings)
     moved = init(folder, str(base), settings=settings_of(folder, {"model.layers": (1,)}))
     assert [one.name for one in moved.tensors] == ["model.layers.1.mlp.down_proj.weight"]
+
+
+def test_second_moments_of_other_text_are_told_and_can_be_had(tmp_path: Path) -> None:
+    base = make_checkpoint(tmp_path / "base")
+    folder, text = tmp_path / "workspace", tmp_path / "text.txt"
+    text.write_text(
+        "The river Ilva rises near Brundia .\n\nMara Venn plays the cello in Tessel .\n" * 40, encoding="utf-8"
+    )
+    plain, other = settings_of(folder, {}), settings_of(folder, {"moments.corpus": str(text)})
+    init(folder, str(base), settings=plain)
+    (kept,) = (folder / ".reviver" / "statistics").glob("*.safetensors")
+    before = kept.read_bytes()
+    told = [warning for warning in init(folder, str(base), settings=other).warnings if "second moment" in warning]
+    assert len(told) == 1 and "text.txt" in told[0] and kept.read_bytes() == before
+    shutil.rmtree(folder / ".reviver" / "statistics")
+    for settings in (other, plain):
+        report = init(folder, str(base), settings=settings)
+        assert not any("second moment" in warning for warning in report.warnings)
+    assert kept.read_bytes() != before, "and without a wish what is there does"

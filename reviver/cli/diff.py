@@ -21,14 +21,21 @@ _SHOWN_FACTS = 50
 @verb
 def diff(
     context: Context,
-    before: Annotated[str, typer.Argument(metavar="A", help="A version, as in `show`.", show_default=False)],
-    after: Annotated[str, typer.Argument(metavar="[B]", help="The other version; the head without one.")] = "head",
+    before: Annotated[
+        str, typer.Argument(metavar="A", help="A version, as in `show`; or both, as `A..B`.", show_default=False)
+    ],
+    after: Annotated[
+        str | None, typer.Argument(metavar="[B]", help="The other version; the head without one.", show_default=False)
+    ] = None,
     stat: Annotated[bool, typer.Option("--stat", help="Counts only, computed from the manifests alone.")] = False,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="End with 3 where something differs.")] = False,
 ) -> None:
     """Show what changed between two versions."""
+    from reviver.history.names import split_range
     from reviver.verbs.diff import diff as run_diff
 
+    if after is None:
+        before, after = split_range(before) or (before, "head")
     report = run_diff(context.directory, before, after, measure=not stat, progress=context.output.progress())
 
     def render(console: Console, report: DiffReport) -> None:

@@ -15,16 +15,23 @@ from reviver.text import printable
 SCHEMA = 1
 MAXIMUM_TAGS_BYTES = 16 * 1024 * 1024
 SHORTEST_PREFIX = 4
-_ANCESTOR = re.compile(r"(?P<name>.+)~(?P<steps>[0-9]{1,9})", re.DOTALL)
-_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_ANCESTOR = re.compile(r"(?P<name>.+)~(?P<steps>[0-9]{0,9})", re.DOTALL)
+# Two dots part the ends of a range.
+_TAG = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LIKE_VERSION = re.compile(r"[vV][0-9]+")
 _PREFIX = re.compile(rf"[0-9a-f]{{{SHORTEST_PREFIX},64}}")
 
 
 def split_ancestor(name: str) -> tuple[str, int]:
-    """Return `("head", 2)` for `head~2` and `(name, 0)` for a name without `~`."""
+    """Return `("head", 2)` for `head~2`, `("head", 1)` for `head~` and `(name, 0)` for a name without `~`."""
     match = _ANCESTOR.fullmatch(name)
-    return (match["name"], int(match["steps"])) if match else (name, 0)
+    return (match["name"], int(match["steps"] or 1)) if match else (name, 0)
+
+
+def split_range(text: str) -> tuple[str, str] | None:
+    """Return the names `A` and `B` of `A..B`; without A the base, without B the head; None for what is no range."""
+    first, dots, last = text.partition("..")
+    return (first or "base", last or "head") if dots and not last.startswith(".") else None
 
 
 def is_tag_name(name: str) -> bool:
@@ -46,7 +53,7 @@ def check_tag_name(name: str) -> None:
     if is_tag_name(name):
         return
     if _TAG.fullmatch(name) is None:
-        hint = "use letters, digits, `.`, `_` and `-`, a letter or a digit first, at most 100 of them"
+        hint = "use letters, digits, `.` (one at a time), `_` and `-`, a letter or a digit first, at most 100 of them"
     else:
         hint = "`head`, `base`, `v3` and the beginning of an id name a version already; choose another word"
     raise UsageError(f"`{printable(name, 80)}` cannot be a tag", hint=hint, name=name)
@@ -116,7 +123,7 @@ def find_tagged(tag: str, id: str, ids: Mapping[str, str]) -> str:
 
 
 def is_prefix(name: str) -> bool:
-    """Tell whether `name` could be the beginning of an id."""
+    """Tell whether `name` could be the beginning of an id, which is written in small letters."""
     return _PREFIX.fullmatch(name) is not None
 
 

@@ -168,10 +168,10 @@ class Workspace(Places):
                 raise names.not_found(name, known)
             return name
         tags = names.read_tags(self.tags_file)
-        if name not in tags and not names.is_prefix(name):
+        if name not in tags and not names.is_prefix(name.lower()):
             raise names.not_found(name, known)
         ids = {version.id: version.name for version in self.versions()}
-        return names.find_tagged(name, tags[name], ids) if name in tags else names.find_by_prefix(name, ids)
+        return names.find_tagged(name, tags[name], ids) if name in tags else names.find_by_prefix(name.lower(), ids)
 
     def version(self, name: str) -> Version:
         """Return the version that goes by `name` (see `resolve`).

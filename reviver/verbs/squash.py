@@ -15,7 +15,7 @@ from reviver.facts.checks import with_own_ids
 from reviver.history.chain import check_chain
 from reviver.history.contributions import common_filter, contribution, protected_ranks
 from reviver.history.ledger import Ledger
-from reviver.history.manifest import BASE_NAME
+from reviver.history.names import split_range
 from reviver.history.untrusted import shown
 from reviver.history.version import Version
 from reviver.history.workspace import Workspace
@@ -57,15 +57,15 @@ def squash(
         UnsupportedModelError, ResourceError: the model cannot be loaded, or the disk is too small.
         LockedError: another process is writing.
     """
-    first, dots, last = span.partition("..")
-    if not dots or last.startswith("."):
+    ends = split_range(span)
+    if ends is None:
         raise UsageError(
             f"`{shown(span)}` does not name two versions", hint="write `A..B`, for example `reviver squash v2..v5`"
         )
     workspace = Workspace.open(workspace_dir)
     choice = choice or MakeChoice()
     with workspace.lock("squash"):
-        a, b = workspace.resolve(first or BASE_NAME), workspace.resolve(last or "head")
+        a, b = workspace.resolve(ends[0]), workspace.resolve(ends[1])
         remaker = Remaker(workspace, a, settings, choice, progress)
         chain_b = workspace.chain(b)
         squashed = _between(remaker, a, b, chain_b)

@@ -74,11 +74,13 @@ def test_names(chained: Workspace) -> None:
         "v2": "v2",
         "head~1": "v1",
         "head~2": "v0",
+        "head~": "v1",
         "v2~1": "v1",
         "release-1": "v2",
         "release-1~1": "v1",
         ids["v1"]: "v1",
         ids["v2"][:8]: "v2",
+        ids["v2"][:8].upper(): "v2",
         ids["v3"][:8] + "~1": "v1",
     }.items():
         assert chained.resolve(name) == expected
@@ -90,7 +92,22 @@ def test_names(chained: Workspace) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["v4", "v01", "", "head~3", "nothing", "../v1", "v1/", "ffffffff", "v1\x1b[31m", "v" + "9" * 400, "abc", "~1"],
+    [
+        "v4",
+        "v01",
+        "",
+        "head~3",
+        "nothing",
+        "../v1",
+        "v1/",
+        "ffffffff",
+        "v1\x1b[31m",
+        "v" + "9" * 400,
+        "abc",
+        "~1",
+        "~",
+        "head~~",
+    ],
 )
 def test_a_name_of_nothing_is_told(chained: Workspace, name: str) -> None:
     with pytest.raises(VersionNotFoundError) as caught:

@@ -138,9 +138,15 @@ def test_versions_of_the_same_bytes_made_in_different_ways(workspace: Workspace,
     assert not diff(workspace.root, "v3", "v4").same
 
 
+def test_a_range_from_the_base(chained: Workspace, check: Check) -> None:
+    summary = diff(chained.root, "base", "v1").summary
+    check(chained, "diff", "..v1", human=[summary], quiet=summary)
+
+
 def test_the_exit_code_tells_on_request(chained: Workspace, check: Check) -> None:
     summary = "v1..v3: 1 fact (1 added), 1 tensor, 1 of 3 shards"
-    check(chained, "diff", "v1", human=[summary], quiet=summary)
+    for named in (("v1",), ("v1..v3",), ("v1..",), ("v1..head",)):
+        check(chained, "diff", *named, human=[summary], quiet=summary)
     check(chained, "diff", "v1", "head", "--exit-code", human=[summary], quiet=summary, code=3)
 
 

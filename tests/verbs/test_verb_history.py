@@ -81,6 +81,7 @@ def test_the_file_of_tags_has_one_order(chained: Workspace) -> None:
         "-x",
         ".x",
         "a b",
+        "a..b",
         "a/b",
         "é",
         "x" * 101,

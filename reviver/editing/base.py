@@ -71,11 +71,15 @@ def chosen_family(folder: CheckpointFolder, settings: Settings) -> Family:
     return replace(family, transposed=entry.shape[:1] != (hidden,) and entry.shape[1:] == (hidden,))
 
 
+def model_preset(pin: BasePin, folder: CheckpointFolder) -> Preset:
+    """Return the preset of the pinned model, with its own blocks."""
+    hidden = model_shape(folder.config).hidden
+    return find_preset(folder.config, inner_side(folder.entry(pin.edited[0]).shape, hidden))
+
+
 def saved_preset(pin: BasePin, folder: CheckpointFolder) -> Preset:
     """Return the preset that `init` chose, with the blocks that it chose."""
-    hidden = model_shape(folder.config).hidden
-    inner = inner_side(folder.entry(pin.edited[0]).shape, hidden)
-    return with_layers(find_preset(folder.config, inner), pin.layers)
+    return with_layers(model_preset(pin, folder), pin.layers)
 
 
 def open_model(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reviver.editing.architecture import inner_side, model_shape
+from reviver.editing.base import model_preset
 from reviver.editing.corpus import Corpus
 from reviver.editing.preparation import Preparation
-from reviver.editing.presets import find_preset
 from reviver.settings import Settings
 from reviver.text import plural, printable
 
@@ -26,7 +25,7 @@ def doubts(preparation: Preparation, corpus: Corpus, settings: Settings) -> Iter
     if others:
         yield (
             f"{plural(len(others), 'second moment')} stayed, though of other text than `{printable(str(wanted), 200)}`: "
-            "delete `.reviver/statistics` and run `reviver init` as before to have them of this one"
+            "delete `.reviver/statistics` and repeat the command to have them of this one"
         )
     if preparation.folder.left_out:
         yield f"versions will not carry {printable(', '.join(preparation.folder.left_out), 200)}"
@@ -34,9 +33,8 @@ def doubts(preparation: Preparation, corpus: Corpus, settings: Settings) -> Iter
 
 def _guesses(preparation: Preparation, settings: Settings) -> Iterator[str]:
     """Say what was neither given, now or earlier, nor published for this model."""
-    pin, folder = preparation.pin, preparation.folder
-    shape = model_shape(folder.config)
-    preset = find_preset(folder.config, inner_side(folder.entry(pin.edited[0]).shape, shape.hidden))
+    pin = preparation.pin
+    preset = model_preset(pin, preparation.folder)
     guessed = []
     if settings.model.layers is None and pin.layers == preset.layers:
         guessed.append(f"block{'s' * (len(pin.layers) > 1)} {', '.join(str(layer) for layer in pin.layers)}")

@@ -142,7 +142,7 @@ def init(
             workspace.record("init", {"model": pin.model, "did": did})
     preparation = Preparation(workspace, pin, folder)
     warnings = (*([] if loader.note is None else [loader.note]), *doubts(preparation, corpus, settings))
-    return _report(workspace, pin, folder, tokens, did, warnings)
+    return _report(workspace.root, preparation, tokens, did, warnings)
 
 
 def _kept_layers(workspace_dir: Path, folder: CheckpointFolder) -> tuple[int, ...] | None:
@@ -294,17 +294,12 @@ def _compute(
 
 
 def _report(
-    workspace: Workspace,
-    pin: BasePin,
-    folder: CheckpointFolder,
-    tokens: int,
-    did: Sequence[str],
-    warnings: tuple[str, ...],
+    root: Path, preparation: Preparation, tokens: int, did: Sequence[str], warnings: tuple[str, ...]
 ) -> InitReport:
-    preparation = Preparation(workspace, pin, folder)
+    pin, folder = preparation.pin, preparation.folder
     preset = saved_preset(pin, folder)
     return InitReport(
-        workspace=workspace.root,
+        workspace=root,
         model=pin.model,
         revision=pin.revision,
         fingerprint=pin.fingerprint,

@@ -232,7 +232,7 @@ class Search:
         """Search until every fact is done or has used its steps.
 
         Args:
-            advance: told how many facts came to their end.
+            advance: told with every step how many facts came to their end; what it raises ends the search.
 
         Returns:
             Targets `[N, O]`, the loss of each where it was last evaluated, and how many times it was; NaN where a loss was not
@@ -247,6 +247,7 @@ class Search:
         shift_AO, first_AO, second_AO = (torch.zeros_like(shift_NO) for _ in range(3))
         going_A = torch.ones_like(index_A, dtype=torch.bool)
         for step in range(1, settings.steps + 1):
+            advance(0)
             shift_AO = shift_AO.detach().requires_grad_(True)
             loss_A = self._loss(parts, shift_AO, index_A)
             known_A = loss_A.detach()

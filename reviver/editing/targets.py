@@ -9,7 +9,7 @@ Legend: N facts, O hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -20,6 +20,7 @@ from reviver.editing.devices import free_memory
 from reviver.editing.model import EditableModel
 from reviver.editing.search import FactRows, Search, group_facts
 from reviver.editing.tokens import TokenRow, tokenize_rows
+from reviver.editing.twins import run_at_once, work_at_once
 from reviver.errors import NumericsError
 from reviver.facts.fact import Fact, with_space
 from reviver.progress import NullProgress, Progress, Task
@@ -179,9 +180,15 @@ def _search(model: EditableModel, tokens: Sequence[FactRows], settings: TargetSe
     contexts = [*zip(*(fact.contexts for fact in tokens), strict=True), [fact.subject_is_a for fact in tokens]]
     beginnings = Beginnings(model, contexts)
     beginnings.reach(len(model.blocks) - 1)
-    found, order = [], []
-    for chosen in group_facts(tokens, step_tokens(model, settings.token_budget), model.device):
-        found.append(Search(model, [tokens[index] for index in chosen], beginnings, settings).run(task.advance))
-        order += chosen
-    place_N = torch.tensor(order, device=model.device).argsort()
+    # Searches at once share what one may carry, so that memory does not depend on how many there are.
+    budget = step_tokens(model, settings.token_budget) // work_at_once(model)
+    groups = group_facts(tokens, budget, model.device)
+    # The largest first, so that none is left alone at the end.
+    groups.sort(key=lambda chosen: sum(tokens[index].tail for index in chosen), reverse=True)
+
+    def search(own: EditableModel, chosen: Sequence[int], advance: Callable[[float], None]) -> tuple[Tensor, ...]:
+        return Search(own, [tokens[index] for index in chosen], beginnings, settings).run(advance)
+
+    found = run_at_once(model, search, groups, task.advance)
+    place_N = torch.tensor([index for chosen in groups for index in chosen], device=model.device).argsort()
     return [torch.cat(parts)[place_N] for parts in zip(*found, strict=True)]

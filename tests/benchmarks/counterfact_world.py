@@ -110,13 +110,15 @@ class CounterFactWorld:
     edits: tuple[Fact, ...]
 
 
-def make_world(data: Path, *, seed: int = 0, limit: int | None = None) -> CounterFactWorld:
+def make_world(data: Path, *, seed: int = 0, limit: int | None = None, unsaid: int = 0) -> CounterFactWorld:
     """Return the facts and edits of the records in a folder.
 
     Args:
         data: holds the flat and the full records.
         seed: of the draws: which templates say a fact, which measure its edit, which facts a smaller world has.
-        limit: how many facts can be edited at most; their neighbours come besides.
+        limit: how many known facts can be edited at most; their neighbours come besides.
+        unsaid: how many edits at most are added to those of a smaller world, of facts that are not said in training but have
+            its relations and objects.
     """
     rng = random.Random(f"counterfact {seed}")
     flat = list({(one["subject"], one["prompt"]): one for one in reversed(read_lines(data / FLAT))}.values())[::-1]
@@ -126,16 +128,17 @@ def make_world(data: Path, *, seed: int = 0, limit: int | None = None) -> Counte
         relation = templates.relation(template_of(record), (record["ground_truth"], record["target_new"]))
         edited.setdefault((record["subject"], relation), record)
     neighbors = _neighbors(templates, edited)
+    left_out: Edited = {}
     if limit is not None and limit < len(edited):
-        edited = _fewer(edited, limit, rng)
+        edited, left_out = _fewer(edited, limit, rng)
         objects = {(relation, record["ground_truth"]) for (_, relation), record in edited.items()}
         near = [key for key, (_, target) in neighbors.items() if (key[1], target) in objects]
         neighbors = {key: neighbors[key] for key in rng.sample(near, min(len(near), limit))}
     stated = {key: (template_of(record), record["ground_truth"]) for key, record in edited.items()} | neighbors
     # Two relations share some templates: what asks for one object of a subject must not be said with another.
     taken = {fill(template, subject): relation for (subject, relation), (template, _) in stated.items()}
-    known: dict[tuple[str, str], Known] = {}
-    for (subject, relation), (own, target) in stated.items():
+
+    def templates_of(subject: str, relation: str, own: str, target: str) -> tuple[str, ...]:
         others = [
             template
             for template in templates.of(relation)
@@ -143,31 +146,41 @@ def make_world(data: Path, *, seed: int = 0, limit: int | None = None) -> Counte
             and fits(template, target)
             and taken.setdefault(fill(template, subject), relation) == relation
         ]
-        said = (own, *rng.sample(others, min(len(others), TEMPLATES_EACH - 1)))
-        known[subject, relation] = Known(
-            identifier=f"known-{len(known)}",
-            subject=subject,
-            relation=Relation(name=relation, kind="", objects=(target,), templates=said),
-            target=target,
-        )
+        return own, *rng.sample(others, min(len(others), TEMPLATES_EACH - 1))
+
+    def fact(number: int, subject: str, relation: str, own: str, target: str) -> Known:
+        said = Relation(relation, kind="", objects=(target,), templates=templates_of(subject, relation, own, target))
+        return Known(identifier=f"known-{number}", subject=subject, relation=said, target=target)
+
+    known = {key: fact(number, *key, *said) for number, (key, said) in enumerate(stated.items())}
     pool = defaultdict(list)
     for key in neighbors:
         pool[key[1], known[key].target].append(known[key])
-    edits = tuple(
-        _edit(record, known[key], pool[key[1], record["ground_truth"]], rng) for key, record in edited.items()
-    )
-    return CounterFactWorld(known=tuple(known.values()), edits=edits)
+
+    def edit(record: Mapping[str, Any], fact: Known) -> Fact:
+        return _edit(record, fact, pool[fact.relation.name, fact.target], rng)
+
+    edits = [edit(record, known[key]) for key, record in edited.items()]
+    further = [
+        (*key, template_of(record), record)
+        for key, record in left_out.items()
+        if taken.setdefault(record["prompt"], key[1]) == key[1]
+    ]
+    for number, (subject, relation, own, record) in enumerate(further[:unsaid], len(known)):
+        edits.append(edit(record, fact(number, subject, relation, own, record["ground_truth"])))
+    return CounterFactWorld(known=tuple(known.values()), edits=tuple(edits))
 
 
-def _fewer(edited: Edited, limit: int, rng: random.Random) -> Edited:
-    """Return a draw of facts among the common objects of few relations: as in the whole, other facts have what edits say."""
+def _fewer(edited: Edited, limit: int, rng: random.Random) -> tuple[Edited, Edited]:
+    """Return a draw of facts among the common objects of few relations, and the rest of these: other facts have what edits say."""
     objects: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for (_, relation), record in edited.items():
         objects[relation][record["ground_truth"]] += 1
     relations = rng.sample(sorted(objects), SMALL_RELATIONS)
     common = {relation: {one for one, _ in objects[relation].most_common(SMALL_OBJECTS)} for relation in relations}
     keys = [key for key, one in edited.items() if {one["ground_truth"], one["target_new"]} <= common.get(key[1], set())]
-    return {key: edited[key] for key in rng.sample(keys, min(len(keys), limit))}
+    drawn = {key: edited[key] for key in rng.sample(keys, min(len(keys), limit))}
+    return drawn, {key: edited[key] for key in keys if key not in drawn}
 
 
 def _neighbors(templates: Templates, edited: Edited) -> dict[tuple[str, str], tuple[str, str]]:

@@ -86,6 +86,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--target", action="append", default=[], metavar="NAME=VALUE", help="of the search for targets")
     parser.add_argument("--editors", nargs="*", help="of the stages' editors, these alone")
     parser.add_argument("--setting", action="append", default=[], metavar="EDITOR.NAME=VALUE", help="VALUE is JSON")
+    parser.add_argument(
+        "--given",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="a setting of the workspace, such as `targets.prefixes=0`; `moments.corpus=null`: text of the model's own",
+    )
     # Text is made ahead by processes of their own, so that a GPU need not wait for it.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = max(0, cores - 3) if torch.cuda.is_available() else 0
@@ -94,7 +101,8 @@ def parse() -> argparse.Namespace:
     for name, value in {"seed": 0, "workers": workers, **figures}.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     parser.add_argument("--steps", type=int, help="training steps, instead of as many as the time allows")
-    parser.add_argument("--facts", type=int, help="facts that can be edited at most")
+    parser.add_argument("--facts", type=int, help="known facts that can be edited at most")
+    parser.add_argument("--unsaid", type=int, default=0, help="edits at most of facts that training did not say")
     parser.set_defaults(**FIXED[NAMES[column]])
     arguments = parser.parse_args()
     unknown = set(arguments.stage.split("+")) - set(STAGES)
@@ -108,7 +116,7 @@ def main() -> None:
     arguments = parse()
     model = arguments.model or arguments.out / "model"
     arguments.out.mkdir(parents=True, exist_ok=True)
-    world = make_world(arguments.data, seed=arguments.seed, limit=arguments.facts)
+    world = make_world(arguments.data, seed=arguments.seed, limit=arguments.facts, unsaid=arguments.unsaid)
     text = real_text(arguments.data)
     write_inputs(arguments, world, text)
     if not (model / TRAINING).exists():

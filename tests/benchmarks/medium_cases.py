@@ -92,6 +92,11 @@ def edit_model(arguments: argparse.Namespace, world: CounterFactWorld, text: Rea
                 break
 
 
+def _named(options: Sequence[str]) -> dict[str, Any]:
+    """Return what options of the form NAME=JSON say."""
+    return {name: json.loads(value) for name, _, value in (one.partition("=") for one in options)}
+
+
 class Runs:
     """A model made ready, and the record that its cases go to.
 
@@ -111,10 +116,12 @@ class Runs:
         self._deadline = STARTED + 60 * arguments.minutes
         self._pairs = minimal_pairs(arguments.data, arguments.pairs_each)
         self._texts = held_out_texts(text, arguments.seed, arguments.texts)
-        self._targets = {name: json.loads(value) for name, _, value in (one.partition("=") for one in arguments.target)}
+        self._targets = _named(arguments.target)
+        self._workspace = _named(arguments.given)
         self._file: Path = arguments.out / RECORD
         corpus = write_corpus(folder / "corpus.jsonl", world, text, arguments)
-        given: dict[str, object] = {"apply.device": arguments.device, "moments.corpus": str(corpus)}
+        given = {"apply.device": arguments.device, "moments.corpus": str(corpus), **self._workspace}
+        given = {name: value for name, value in given.items() if value is not None}
         self._probed = self._probe(folder, model, given)
         layers = tuple(self._probed["layers"])
         self._patient = Patient(folder / "workspace", model, {**given, "model.layers": layers})
@@ -159,7 +166,8 @@ class Runs:
         return key + "".join(f" {name}={value}" for name, value in self._told(plan).items())
 
     def _told(self, plan: Plan) -> dict[str, Any]:
-        return {**self._given(plan.editor), **self._targets}
+        unsaid = {"unsaid": self._arguments.unsaid} if self._arguments.unsaid else {}
+        return {**self._given(plan.editor), **self._targets, **self._workspace, **unsaid}
 
     def has(self, plan: Plan) -> bool:
         """Return whether a case is in the record whole."""

@@ -167,3 +167,18 @@ def test_a_smaller_world_is_part_of_the_whole(data: Path, world: CounterFactWorl
     assert len(small.edits) == 50
     assert {edit.text for edit in small.edits} <= {edit.text for edit in world.edits}
     assert random.Random(0).choice(small.edits).target_true is not None
+
+
+def test_unsaid_edits_change_nothing_that_is_learnt(data: Path) -> None:
+    """They come behind the others, training says none of them, and no two edits ask the same prompt for different objects."""
+    small, larger = make_world(data, limit=300), make_world(data, limit=300, unsaid=200)
+    assert larger.known == small.known and larger.edits[:300] == small.edits and len(larger.edits) == 500
+    said = {template.replace("{}", fact.subject) for fact in small.known for template in fact.relation.templates}
+    answers: dict[str, str | None] = {}
+    for edit in larger.edits[300:]:
+        for prompt in (edit.text, *edit.paraphrase_prompts):
+            assert prompt not in said
+            assert answers.setdefault(prompt, edit.target_true) == edit.target_true
+    learnt = {fact.target for fact in small.known}
+    assert sum(edit.target_true in learnt for edit in larger.edits[300:]) > 190
+    assert sum(bool(edit.neighborhood_prompts) for edit in larger.edits[300:]) > 150

@@ -138,12 +138,10 @@ class _Part:
             fact_K=fact_N[self.fact_K[kept_K]],
         )
 
-    def logits(self, shift_AO: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def logits(self, shift_AO: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits of the targets' places `[M, V]` and of the divergences' `[K, V]`, float32."""
-        states_BSH = self.upper.states_BSH
-        if shift_AO is not None:
-            states_BSH = states_BSH.clone()
-            states_BSH[:, 0] += shift_AO[self.fact_B].to(states_BSH.dtype)
+        states_BSH = self.upper.states_BSH.clone()
+        states_BSH[:, 0] += shift_AO[self.fact_B].to(states_BSH.dtype)
         logits_LV = self.upper.logits(states_BSH, self.places_L2).float()
         return logits_LV[self.read_M], logits_LV[self.read_K]
 
@@ -182,11 +180,8 @@ class Search:
         if apart:
             self._parts.append(self._part(facts, others))
         self._norm_N = self._origin_NO.norm(dim=1)
-        with torch.no_grad():
-            before = [part.logits()[1] for part in self._parts]
-        self._before_NV = before[0].new_empty((count, before[0].shape[1]))
-        for part, logits_KV in zip(self._parts, before, strict=True):
-            self._before_NV[part.fact_K] = torch.log_softmax(logits_KV, dim=-1)
+        vocabulary: int = model.network.get_output_embeddings().weight.shape[0]
+        self._before_NV = torch.empty((count, vocabulary), device=self._device)
 
     def _part(self, facts: Sequence[FactRows], rows: Sequence[tuple[int, int]]) -> _Part:
         """Return a part of some rows, each given by its fact and context; one context more is "{subject} is a"."""
@@ -249,7 +244,7 @@ class Search:
         for step in range(1, settings.steps + 1):
             advance(0)
             shift_AO = shift_AO.detach().requires_grad_(True)
-            loss_A = self._loss(parts, shift_AO, index_A)
+            loss_A = self._loss(parts, shift_AO, index_A, first=step == 1)
             known_A = loss_A.detach()
             loss_N[index_A] = torch.where(going_A, known_A, loss_N[index_A])
             steps_N[index_A] += going_A
@@ -279,8 +274,8 @@ class Search:
         advance(len(index_A))
         return self._origin_NO + shift_NO, loss_N, steps_N
 
-    def _loss(self, parts: Sequence[_Part], shift_AO: Tensor, index_A: Tensor) -> Tensor:
-        """Return the loss `[A]` of every fact that is still worked on."""
+    def _loss(self, parts: Sequence[_Part], shift_AO: Tensor, index_A: Tensor, *, first: bool) -> Tensor:
+        """Return the loss `[A]` of every fact that is still worked on; at first, where no shift is, note what must not diverge."""
         settings = self._settings
         # The norm has no gradient at zero; a shift of zero must stay a valid starting point.
         size_A = (shift_AO.pow(2).sum(1) + 1e-24).sqrt()
@@ -292,6 +287,8 @@ class Search:
                 loss_A = loss_A.index_add(0, part.fact_M, nll_M * part.weight_M)
             if len(after_KV):
                 after_KV = torch.log_softmax(after_KV, dim=-1)
+                if first:
+                    self._before_NV[part.fact_K] = after_KV.detach()
                 before_KV = self._before_NV[index_A[part.fact_K]]
                 divergence_K = (after_KV.exp() * (after_KV - before_KV)).sum(1)
                 loss_A = loss_A.index_add(0, part.fact_K, settings.kl * divergence_K)

@@ -81,8 +81,12 @@ class Bench:
         facts = subject.facts(self.arguments.facts)
         sample = facts[:: max(1, len(facts) // self.arguments.sample)][: self.arguments.sample]
         find_targets(model, facts[:2], subject.prefixes, subject.settings)
+        repeat = self.arguments.repeat
         ours, found = timed(
-            lambda: find_targets(model, facts, subject.prefixes, subject.settings), self.device, clock=self.clock
+            lambda: find_targets(model, facts, subject.prefixes, subject.settings),
+            self.device,
+            repeat,
+            clock=self.clock,
         )
         other = model
         if self.arguments.plain_dtype is not None:
@@ -92,6 +96,7 @@ class Bench:
         plain, wanted = timed(
             lambda: [plain_target(other, fact, subject.prefixes, subject.settings) for fact in sample],
             self.device,
+            repeat,
             clock=self.clock,
         )
         place = [facts.index(fact) for fact in sample]
@@ -277,6 +282,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--facts", type=int, default=100, help="facts of a batch")
     parser.add_argument("--sample", type=int, default=8, help="facts that the plain way is timed on")
+    parser.add_argument(
+        "--repeat", type=int, default=1, help="runs of both ways of `targets`; the fastest of each counts"
+    )
     parser.add_argument("--tokens", type=int, default=4096, help="tokens of the second moments")
     parser.add_argument("--sides", type=int, nargs=2, help="outputs and inputs of the matrix for `solve` and `bases`")
     parser.add_argument("--seconds", type=float, default=540.0, help="when the rounds end, from the start")

@@ -215,9 +215,11 @@ def test_a_loss_that_is_not_finite_is_never_forgotten(
     """Whether the host looks at this step or later, and though the fact's shift stays finite."""
     plain, calls = search.Search._loss, []
 
-    def spoilt(self: search.Search, parts: Any, shift_AO: torch.Tensor, index_A: torch.Tensor) -> torch.Tensor:
+    def spoilt(
+        self: search.Search, parts: Any, shift_AO: torch.Tensor, index_A: torch.Tensor, *, first: bool
+    ) -> torch.Tensor:
         calls.append(1)
-        loss_A: torch.Tensor = plain(self, parts, shift_AO, index_A)
+        loss_A: torch.Tensor = plain(self, parts, shift_AO, index_A, first=first)
         return torch.where(index_A == fact, value, loss_A) if len(calls) == bad else loss_A
 
     monkeypatch.setattr(search, "check_steps", lambda device: check)

@@ -113,8 +113,12 @@ class _Follower:
     def tensor(self, name: str, shape: list[int]) -> None:
         self._model.put_tensor(name, torch.zeros(shape))
 
-    def targets(self, facts: Sequence[object], prefixes: Sequence[str], settings: Mapping[str, Any]) -> None:
-        find_targets(self._model, _facts(facts), prefixes, TargetSettings(**settings))
+    def targets(
+        self, facts: Sequence[object], prefixes: Sequence[str], settings: Mapping[str, Any], closed: int
+    ) -> None:
+        model = self._model
+        closed_OC = torch.zeros((model.outer_width(model.layers[-1]), closed), device=model.device) if closed else None
+        find_targets(model, _facts(facts), prefixes, TargetSettings(**settings), closed_OC=closed_OC)
 
     def states(self, facts: Sequence[object], prefixes: Sequence[str], token_budget: int) -> None:
         self._states = SubjectStates(self._model, _facts(facts), prefixes, token_budget=token_budget)

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reviver.editing.beginnings import Beginnings
+from reviver.editing.editors.solve import independent
 from reviver.editing.model import EditableModel
 from reviver.editing.propagation import run_to
 from reviver.editing.targets import fact_rows
@@ -156,8 +157,34 @@ def through_post_norm(model: EditableModel, layer: int, residual_ON: Tensor, key
         return residual_ON
     weight = model.weight(layer).float()
     output_ON = (weight.T if model.family.transposed else weight) @ key_IN
-    gain_O = norm(torch.ones(output_ON.shape[0], device=output_ON.device, dtype=model.weight(layer).dtype)).float()
-    # A gain near zero cannot be written through; its direction is left to the other blocks.
-    safe_O = torch.where(gain_O.abs() < 1e-3 * gain_O.abs().max(), torch.inf, gain_O)
     rms_N = output_ON.pow(2).mean(0).sqrt()
-    return residual_ON * rms_N[None, :] / safe_O[:, None]
+    return residual_ON * rms_N[None, :] / _gain(model, layer, norm)[:, None]
+
+
+def closed_directions(model: EditableModel, layer: int, output_OK: Tensor) -> Tensor:
+    """Return the directions of the residual stream into which a matrix cannot write if it keeps out of some of its outputs.
+
+    Without a norm behind the matrix they are those outputs. With one (see `through_post_norm`) the stream moves by `r` where the
+    matrix writes along `r / g`, which must be orthogonal to U: so `r` must be to `U / g`.
+
+    Args:
+        model: the model.
+        layer: the edited block.
+        output_OK: the K outputs U, orthonormal.
+
+    Returns:
+        Orthonormal directions `[O, K]`, float32; fewer where a gain of zero leaves less.
+    """
+    norm = model.post_norm(layer)
+    closed_OK = output_OK.to(model.device, torch.float64)
+    if norm is not None:
+        closed_OK = independent(closed_OK / _gain(model, layer, norm).double()[:, None])
+    return closed_OK.float()
+
+
+def _gain(model: EditableModel, layer: int, norm: nn.Module) -> Tensor:
+    """Return the gain `[O]` of a norm; infinite where it is near zero and cannot be written through: left to the other blocks."""
+    gain_O: Tensor = norm(
+        torch.ones(model.outer_width(layer), device=model.device, dtype=model.weight(layer).dtype)
+    ).float()
+    return torch.where(gain_O.abs() < 1e-3 * gain_O.abs().max(), torch.inf, gain_O)

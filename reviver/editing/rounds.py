@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reviver.editing.editors.base import Editor, LayerProblem, ProtectedSpace
 from reviver.editing.gradients import answer_signals
-from reviver.editing.keys import SubjectStates, through_post_norm
+from reviver.editing.keys import SubjectStates, closed_directions, through_post_norm
 from reviver.editing.layer import EditedLayer
 from reviver.editing.model import EditableModel
 from reviver.editing.targets import Targets, TargetSettings, find_targets
@@ -122,13 +122,24 @@ def _find_targets(
     settings: RoundSettings,
     progress: Progress,
 ) -> Targets:
-    """Find the targets on the weights that the editor asks for: as they are, or rewound to the base's."""
+    """Find the targets on the weights that the editor asks for: as they are, or rewound to the base's.
+
+    What is left of a target when the last edited block is reached, that block alone must write. Under `constrained` it is
+    sought where that block may.
+    """
+    closed_OC = None
+    if protected := _protected(layers[-1], settings):
+        closed_OC = closed_directions(model, layers[-1].layer, protected.output_OK)
+
+    def find() -> Targets:
+        return find_targets(model, facts, prefixes, settings.targets, closed_OC=closed_OC, progress=progress)
+
     if settings.editor.targets_on == "current":
-        return find_targets(model, facts, prefixes, settings.targets, progress=progress)
+        return find()
     try:
         for edited in layers:
             model.put_weight(edited.layer, edited.base_DE)
-        return find_targets(model, facts, prefixes, settings.targets, progress=progress)
+        return find()
     finally:
         for edited in layers:
             model.put_weight(edited.layer, edited.stored())
@@ -150,13 +161,17 @@ def _move_to(
         _solve(model, edited, key_IN, residual_ON, settings)
 
 
+def _protected(edited: EditedLayer, settings: RoundSettings) -> ProtectedSpace | None:
+    """Return what the solve itself must keep out of; None under the other filters."""
+    if settings.filter != "constrained" or edited.basis is None or edited.rank is None:
+        return None
+    return ProtectedSpace.of(edited.basis, edited.rank, transposed=edited.transposed)
+
+
 def _solve(
     model: EditableModel, edited: EditedLayer, key_IN: Tensor, residual_ON: Tensor, settings: RoundSettings
 ) -> None:
     """Solve for one tensor, filter, and put the result in place."""
-    protected = None
-    if settings.filter == "constrained" and edited.basis is not None and edited.rank is not None:
-        protected = ProtectedSpace.of(edited.basis, edited.rank, transposed=edited.transposed)
     problem = LayerProblem(
         keys_IN=key_IN,
         residual_ON=residual_ON,
@@ -164,7 +179,7 @@ def _solve(
         memory=edited.memory,
         base_weight_OI=edited.oriented(edited.base_DE),
         weight_OI=edited.oriented(edited.live_DE),
-        protected=protected,
+        protected=_protected(edited, settings),
     )
     solution = settings.editor.solve(problem, settings.editor_settings)
     if solution.memory is not None:

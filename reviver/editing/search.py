@@ -12,7 +12,7 @@ On a GPU nothing within a step waits for the device: facts that are done are fro
 host asks which they are and drops their rows.
 
 Legend: N facts, A facts still worked on, B rows, S columns from the subject's last token on, L places where logits are read, M
-predictions of targets, K divergences, O hidden width, V vocabulary.
+predictions of targets, K divergences, O hidden width, C closed directions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -161,14 +161,21 @@ class Search:
         facts: N facts, with as many contexts each.
         beginnings: what the rows of each context begin with, those of "{subject} is a" last, reached up to the last block.
         settings: steps, rates, weights.
+        closed_OC: orthonormal directions that no shift may have a part in; float32.
     """
 
     def __init__(
-        self, model: EditableModel, facts: Sequence[FactRows], beginnings: Beginnings, settings: TargetSettings
+        self,
+        model: EditableModel,
+        facts: Sequence[FactRows],
+        beginnings: Beginnings,
+        settings: TargetSettings,
+        closed_OC: Tensor | None = None,
     ) -> None:
         self._model = model
         self._beginnings = beginnings
         self._settings = settings
+        self._closed_OC = closed_OC
         self._device = model.device
         count, contexts = len(facts), len(facts[0].contexts)
         own = [index for index, fact in enumerate(facts) if not fact.begins_with_subject]
@@ -258,10 +265,12 @@ class Search:
             if step == settings.steps or (kept_A is not None and not len(kept_A)):
                 break
             (gradient_AO,) = torch.autograd.grad(loss_A.sum(), shift_AO)
+            gradient_AO = self._open(gradient_AO)
             first_AO = _BETA_1 * first_AO + (1 - _BETA_1) * gradient_AO
             second_AO = _BETA_2 * second_AO + (1 - _BETA_2) * gradient_AO**2
             change_AO = (first_AO / (1 - _BETA_1**step)) / ((second_AO / (1 - _BETA_2**step)).sqrt() + _EPSILON)
-            moved_AO = shift_AO.detach() - settings.learning_rate * change_AO
+            # Adam scales every coordinate by itself, which leads out of any subspace.
+            moved_AO = self._open(shift_AO.detach() - settings.learning_rate * change_AO)
             limit_A = settings.clamp * self._norm_N[index_A]
             moved_AO *= (limit_A / moved_AO.norm(dim=1).clamp(min=1e-20)).clamp(max=1.0)[:, None]
             shift_AO = torch.where(going_A[:, None], moved_AO, shift_AO.detach())
@@ -273,6 +282,12 @@ class Search:
                 parts = [part for part in narrowed if part is not None]
         advance(len(index_A))
         return self._origin_NO + shift_NO, loss_N, steps_N
+
+    def _open(self, vectors_AO: Tensor) -> Tensor:
+        """Return what vectors have outside the closed directions."""
+        if self._closed_OC is None:
+            return vectors_AO
+        return vectors_AO - (vectors_AO @ self._closed_OC) @ self._closed_OC.T
 
     def _loss(self, parts: Sequence[_Part], shift_AO: Tensor, index_A: Tensor, *, first: bool) -> Tensor:
         """Return the loss `[A]` of every fact that is still worked on; at first, where no shift is, note what must not diverge."""

@@ -4,7 +4,7 @@ For each fact a shift δ of the output of the last edited block, at the subject'
 (MEMIT, arXiv 2210.07229, section 4.2; ROME, arXiv 2202.05262, equation 4): the mean over contexts of the target's negative
 log-likelihood per token, plus a divergence that keeps what the subject is, plus a penalty on the shift's norm.
 
-Legend: N facts, O hidden width.
+Legend: N facts, O hidden width, C closed directions.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ def find_targets(
     prefixes: Sequence[str],
     settings: TargetSettings,
     *,
+    closed_OC: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Targets:
     """Find the target of every fact; contexts are the plain prompt and one for each prefix.
@@ -96,6 +97,8 @@ def find_targets(
         facts: N facts.
         prefixes: texts before the prompt; the plain prompt is always the first context and need not be named.
         settings: steps, rates, weights.
+        closed_OC: orthonormal directions of the states that no shift may have a part in, float32: there the last edited block
+            cannot write.
         progress: told the number of facts that are done.
 
     Raises:
@@ -107,7 +110,10 @@ def find_targets(
         facts=[fact.to_record() for fact in facts],
         prefixes=list(prefixes),
         settings=asdict(settings),
+        closed=0 if closed_OC is None else closed_OC.shape[1],
     )
+    if closed_OC is not None:
+        ranks.spread(closed_OC)
     tokens = _tokenize(model, facts, ("", *prefixes))
     # Dealt out in the order of their cost, so that every rank gets as much of it.
     order = sorted(range(len(facts)), key=lambda index: tokens[index].cost)
@@ -116,7 +122,7 @@ def find_targets(
     found += [torch.zeros(0, device=model.device), torch.zeros(0, dtype=torch.long, device=model.device)]
     with (progress or NullProgress()).task("targets", total=len(share), unit="facts") as task:
         if share:
-            found = _search(model, [tokens[index] for index in share], settings, task)
+            found = _search(model, [tokens[index] for index in share], settings, closed_OC, task)
     parts = ranks.gather(found)
     if ranks.leads:
         found = [torch.cat([part[index].to(model.device) for part in parts]) for index in range(3)]
@@ -175,7 +181,13 @@ def token_bytes(model: EditableModel) -> int:
     return kept * model.weight(last).element_size() + 8 * vocabulary
 
 
-def _search(model: EditableModel, tokens: Sequence[FactRows], settings: TargetSettings, task: Task) -> list[Tensor]:
+def _search(
+    model: EditableModel,
+    tokens: Sequence[FactRows],
+    settings: TargetSettings,
+    closed_OC: Tensor | None,
+    task: Task,
+) -> list[Tensor]:
     """Return target, loss and steps of every fact."""
     contexts = [*zip(*(fact.contexts for fact in tokens), strict=True), [fact.subject_is_a for fact in tokens]]
     beginnings = Beginnings(model, contexts)
@@ -187,7 +199,7 @@ def _search(model: EditableModel, tokens: Sequence[FactRows], settings: TargetSe
     groups.sort(key=lambda chosen: sum(tokens[index].tail for index in chosen), reverse=True)
 
     def search(own: EditableModel, chosen: Sequence[int], advance: Callable[[float], None]) -> tuple[Tensor, ...]:
-        return Search(own, [tokens[index] for index in chosen], beginnings, settings).run(advance)
+        return Search(own, [tokens[index] for index in chosen], beginnings, settings, closed_OC).run(advance)
 
     found = run_at_once(model, search, groups, task.advance)
     place_N = torch.tensor([index for chosen in groups for index in chosen], device=model.device).argsort()

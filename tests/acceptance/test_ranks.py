@@ -70,19 +70,22 @@ def _compare(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tenso
         assert (found[name] - tensor).norm() <= tolerance * tensor.norm(), name
 
 
-@pytest.mark.parametrize("offload", ["auto", "always"])
-def test_two_processes_write_what_one_writes(offload: str, tmp_path: Path, fast_workspace: Path) -> None:
+@pytest.mark.parametrize(("offload", "filtering"), [("auto", "constrained"), ("always", "revive")])
+def test_two_processes_write_what_one_writes(
+    offload: str, filtering: str, tmp_path: Path, fast_workspace: Path
+) -> None:
     base = make_checkpoint(tmp_path / "base", "llama")
     facts = write_facts(tmp_path / "facts.jsonl")
     settings = (fast_workspace / "reviver.toml").read_text(encoding="utf-8")
     helped = tmp_path / "helped"
     helped.mkdir()
     (helped / "reviver.toml").write_text(settings, encoding="utf-8")
-    alone = Settings.load(fast_workspace, {"model.layers": "1,2"})
+    alone = Settings.load(fast_workspace, {"model.layers": "1,2", "apply.filter": filtering})
     init(fast_workspace, str(base), settings=alone)
     apply(fast_workspace, ApplyRequest(facts=facts), settings=alone)
 
-    for arguments in (("init", base, helped, "--layers", "1,2"), ("apply", facts, "-C", helped)):
+    applied = ("apply", facts, "-C", helped, "--filter", filtering)
+    for arguments in (("init", base, helped, "--layers", "1,2"), applied):
         first, second = _start(2, *arguments, "--offload", offload)
         assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
         assert first.stdout and (second.stdout, second.stderr) == ("", "")

@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from counterfact_world import make_world, real_text
-from medium_cases import RECORD, STAGES, edit_model, plans, write_inputs
+from medium_cases import FILTERS, RECORD, STAGES, edit_model, plans, write_inputs
 from medium_training import TRAINING, train_model
 from patient import ROOT
 
@@ -85,6 +85,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--weight", type=float, help="λ instead of the advised one")
     parser.add_argument("--target", action="append", default=[], metavar="NAME=VALUE", help="of the search for targets")
     parser.add_argument("--editors", nargs="*", help="of the stages' editors, these alone")
+    parser.add_argument("--filters", nargs="*", default=FILTERS, help="also `constrained`")
     parser.add_argument("--setting", action="append", default=[], metavar="EDITOR.NAME=VALUE", help="VALUE is JSON")
     parser.add_argument(
         "--given",

@@ -41,7 +41,7 @@ class Plan:
     seed: int = 0
 
 
-def plans(stages: Sequence[str], edits: int, long: int) -> list[Plan]:
+def plans(stages: Sequence[str], edits: int, long: int, filters: Sequence[str] = FILTERS) -> list[Plan]:
     """Return the cases of some stages, in the stages' order."""
     of_stage = {
         "train": [],
@@ -56,7 +56,7 @@ def plans(stages: Sequence[str], edits: int, long: int) -> list[Plan]:
         for stage in STAGES
         if stage in stages
         for editor, count, seed in of_stage[stage]
-        for name in FILTERS
+        for name in filters
     ]
 
 
@@ -82,7 +82,7 @@ def write_inputs(arguments: argparse.Namespace, world: CounterFactWorld, text: R
 
 def edit_model(arguments: argparse.Namespace, world: CounterFactWorld, text: RealText, model: Path) -> None:
     """Run the cases of the stages until the time is up, and save each as it goes."""
-    todo = plans(arguments.stage.split("+"), arguments.edits, arguments.long)
+    todo = plans(arguments.stage.split("+"), arguments.edits, arguments.long, arguments.filters)
     todo = [plan for plan in todo if not arguments.editors or plan.editor in arguments.editors]
     with tempfile.TemporaryDirectory() as name:
         runs = Runs(arguments, world, text, model, Path(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +52,23 @@ def _shifted_logits(
     return logits, seen[0]
 
 
-def _plain_target(model: EditableModel, fact: Fact) -> torch.Tensor:
-    """The published procedure for one fact: torch's own Adam, whole rows, one after the other."""
+def _plain_target(model: EditableModel, fact: Fact, closed_OC: torch.Tensor | None = None) -> torch.Tensor:
+    """The published procedure for one fact: torch's own Adam, whole rows, one after the other.
+
+    Where directions are closed, the shift is what a free vector has outside of them, and autograd finds the way to it.
+    """
     rows = fact_rows(model, [fact], ("", *PREFIXES), targets=True)
     (kl_row,) = tokenize_rows(model.tokenizer, [f"{fact.subject} is a"], [""], [len(fact.subject)], window=model.window)
     hidden = model.network.config.hidden_size
-    shift = torch.zeros(hidden, requires_grad=True)
-    optimizer = torch.optim.Adam([shift], lr=SETTINGS.learning_rate)
+    free = torch.zeros(hidden, requires_grad=True)
+    opened = torch.eye(hidden) if closed_OC is None else torch.eye(hidden) - closed_OC @ closed_OC.T
+    optimizer = torch.optim.Adam([free], lr=SETTINGS.learning_rate)
     before, _ = _shifted_logits(model, kl_row.ids, kl_row.subject, torch.zeros(hidden))
     before = torch.log_softmax(before[kl_row.subject], -1).detach()
     origin = torch.zeros(hidden)
     for step in range(1, SETTINGS.steps + 1):
         losses = []
+        shift = opened @ free
         for number, row in enumerate(rows):
             logits, state = _shifted_logits(model, row.ids, row.subject, shift)
             if number == 0:
@@ -81,8 +87,9 @@ def _plain_target(model: EditableModel, fact: Fact) -> torch.Tensor:
         optimizer.step()
         with torch.no_grad():
             limit = SETTINGS.clamp * origin.norm()
-            if shift.norm() > limit:
-                shift.mul_(limit / shift.norm())
+            size = (opened @ free).norm()
+            if size > limit:
+                free.mul_(limit / size)
     return origin + shift.detach()
 
 
@@ -91,6 +98,26 @@ def test_all_targets_at_once_are_those_found_one_by_one(tiny: EditableModel) -> 
     for number, fact in enumerate(FACTS):
         plain = _plain_target(tiny, fact)
         assert (found.target_NO[number] - plain).norm() <= 2e-3 * plain.norm()
+
+
+@pytest.mark.parametrize("clamp", [SETTINGS.clamp, 0.2])
+@pytest.mark.parametrize("width", [1, 20])
+def test_no_shift_goes_into_closed_directions(
+    tiny: EditableModel, width: int, clamp: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.SETTINGS", replace(SETTINGS, clamp=clamp))
+    generator = torch.Generator().manual_seed(width)
+    closed_OC, _ = torch.linalg.qr(torch.randn(tiny.outer_width(tiny.layers[-1]), width, generator=generator))
+    found = find_targets(tiny, FACTS, PREFIXES, SETTINGS, closed_OC=closed_OC)
+    free = find_targets(tiny, FACTS, PREFIXES, SETTINGS)
+    for number, fact in enumerate(FACTS):
+        plain = _plain_target(tiny, fact, closed_OC)
+        assert (found.target_NO[number] - plain).norm() <= 2e-3 * plain.norm()
+        row = fact_rows(tiny, [fact], ("",), targets=True)[0]
+        _, origin = _shifted_logits(tiny, row.ids, row.subject, torch.zeros_like(plain))
+        shift = found.target_NO[number] - origin
+        assert (closed_OC.T @ shift).norm() <= 1e-5 * shift.norm()
+        assert (closed_OC.T @ (free.target_NO[number] - origin)).norm() > 1e-2 * shift.norm()
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gpt2", "gptj", "opt", "phi3"])

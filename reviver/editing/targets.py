@@ -113,6 +113,8 @@ def find_targets(
         closed=0 if closed_OC is None else closed_OC.shape[1],
     )
     if closed_OC is not None:
+        # What is spread is memory as it lies.
+        closed_OC = closed_OC.contiguous()
         ranks.spread(closed_OC)
     tokens = _tokenize(model, facts, ("", *prefixes))
     # Dealt out in the order of their cost, so that every rank gets as much of it.

@@ -108,7 +108,7 @@ def report(error: BaseException, *, mode: Mode, verb: str | None = None, directo
         write_raw(dump_json({"error": fields}))
     else:
         write_labelled("error", failure.message)
-        for problem in failure.problems[:_SHOWN_PROBLEMS]:
+        for problem in _told_apart(failure)[:_SHOWN_PROBLEMS]:
             write_line(f"  {problem}")
         if len(failure.problems) > _SHOWN_PROBLEMS:
             write_line(f"  … and {plural(len(failure.problems) - _SHOWN_PROBLEMS, 'more problem')}")
@@ -123,6 +123,14 @@ def _line(text: str) -> str:
     """Return `text` as one line without a final full stop."""
     line = " ".join(text.split())
     return line[:-1] if line.endswith(".") and not line.endswith("..") else line
+
+
+def _told_apart(failure: Failure) -> tuple[str, ...]:
+    """Return the problems that have lines of their own: not a single one that the message holds already."""
+    problems = failure.problems
+    if len(problems) == 1 and re.sub(r"^line \d+: ", "", problems[0]) in failure.message:
+        return ()
+    return problems
 
 
 def _problems(value: object) -> tuple[str, ...]:

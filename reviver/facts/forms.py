@@ -63,6 +63,11 @@ JSON_FIELDS = frozenset(("paraphrase_prompts", "neighborhood_prompts", "requeste
 UNUSED_REPHRASE = (
     "`rephrase_prompt` is not used: in CounterFact's flat form few of them are paraphrases (give `paraphrase_prompts`)"
 )
+# Published code takes either for the target, so the file alone does not tell what is meant.
+TWO_ANSWERS = (
+    "ZsRE in MEND's form has two answers, `answers` and `alt`: name the one you mean `target_new`, `src` `prompt`, and put "
+    "`rephrase` into a list `paraphrase_prompts`"
+)
 SAME_TARGET = "`target_new` is the same as `target_true`"
 
 
@@ -102,6 +107,8 @@ def first_form(forms: frozenset[str]) -> str:
 
 def _recognise(record: Mapping[str, object]) -> tuple[frozenset[str], str | None]:
     """Return the forms that all fields of a record belong to, and a fault if there is none."""
+    if "src" in record and "alt" in record and "prompt" not in record:
+        return EVERY_FORM, TWO_ANSWERS
     forms = EVERY_FORM
     former = ""
     for name, value in record.items():

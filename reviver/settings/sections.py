@@ -67,7 +67,7 @@ class ApplySection:
     filter: str = _setting(
         "revive",
         "What keeps the update away from the base's dominant directions: `none` lets everything pass, `revive` removes "
-        "what lies there after the solve, `constrained` solves outside of them from the start.",
+        "what lies there after the solve, `constrained` seeks and solves outside of them from the start.",
         choices=("none", "revive", "constrained"),
     )
     rank: int | None = _setting(

@@ -113,6 +113,9 @@ def fail(context: Context, kind: Annotated[str, typer.Argument()]) -> None:
         raise KeyError("over\nthere")
     if kind == "interrupt":
         raise KeyboardInterrupt
+    if kind == "problem":
+        one = ["line 3: bad thing: two"]
+        raise errors.FactsError("`facts.jsonl`:3: bad thing: two", hint="correct it", problems=one)
     if kind == "problems":
         problems = [f"line {number}: bad \x1b[31mthing" for number in range(1, 31)]
         raise errors.FactsError("`facts.jsonl` has 30 problems", hint="correct them", problems=problems)

@@ -107,6 +107,12 @@ def test_all_problems_at_once(call: Callable[..., Outcome]) -> None:
     assert len(json.loads(call("fail", "problems", "--json").stderr)["error"]["problems"]) == 30
 
 
+def test_one_problem_is_told_once(call: Callable[..., Outcome]) -> None:
+    lines = call("fail", "problem").stderr.splitlines()
+    assert lines == ["error: `facts.jsonl`:3: bad thing: two", "hint: correct it"]
+    assert json.loads(call("fail", "problem", "--json").stderr)["error"]["problems"] == ["line 3: bad thing: two"]
+
+
 def test_a_traceback_only_when_asked_for(call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Traceback" not in call("fail", "defect").stderr
     monkeypatch.setenv("REVIVER_DEBUG", "1")

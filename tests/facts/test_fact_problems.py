@@ -96,6 +96,9 @@ BAD_LINES = {
     "locality is a list": (line_with(locality=[]), "`locality` must be an object, not a list"),
     "locality of texts": (line_with(locality={"a\x1b": ["b"]}), "`locality.a\\x1b[0]` must be an object, not a text"),
     "locality without an answer": (line_with(locality={"a": [{"prompt": "b"}]}), "`locality.a[0].ground_truth` is miss"),
+    "MEND's two answers": (
+        '{"subject": "A", "src": "Where is A?", "rephrase": "In what is A?", "alt": "B", "answers": ["C"], "loc": "nq"}',
+        "has two answers, `answers` and `alt`: name the one you mean `target_new`"),
     "no true answers": (line_with(ground_truth=[]), "`ground_truth` is an empty list"),
 }  # fmt: skip
 

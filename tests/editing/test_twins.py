@@ -6,9 +6,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import open_tiny
 
 from reviver.editing.model import EditableModel
 from reviver.editing.placement import Placement
@@ -42,16 +44,18 @@ def _ignored(_amount: float) -> None:
     pass
 
 
-def test_targets_are_those_of_one_thread(tiny: EditableModel, two_threads: None) -> None:
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "gptj", "gpt_neox", "opt", "phi3", "qwen3"])
+def test_targets_are_those_of_one_thread(family: str, two_threads: None, tmp_path: Path) -> None:
+    model = open_tiny(tmp_path / "base", family)
     torch.set_num_threads(1)
-    wanted = find_targets(tiny, FACTS, ("The cello. ",), SETTINGS)
+    wanted = find_targets(model, FACTS, ("The cello. ",), SETTINGS)
     torch.set_num_threads(2)
     ran: set[int] = set()
     handle = torch.nn.modules.module.register_module_forward_pre_hook(
         lambda _module, _arguments: ran.add(threading.get_ident())
     )
     try:
-        found = find_targets(tiny, FACTS, ("The cello. ",), SETTINGS)
+        found = find_targets(model, FACTS, ("The cello. ",), SETTINGS)
     finally:
         handle.remove()
     assert len(ran - {threading.get_ident()}) == 2, "both threads searched"

@@ -204,7 +204,7 @@ def report(record: Mapping[str, Any]) -> str:
     groups: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
     for case in record["cases"].values():
         rank = "" if case.get("rank") is None else f" k={case['rank']}"
-        given = case.get("settings", {}).items()
+        given = [*case.get("settings", {}).items(), *([("λ", case["weight"])] if "weight" in case else [])]
         told = "".join(
             f" {name}={value:g}" if isinstance(value, float) else f" {name}={value}" for name, value in given
         )

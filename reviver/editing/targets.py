@@ -9,7 +9,7 @@ Legend: N facts, O hidden width, C closed directions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -20,7 +20,7 @@ from reviver.editing.devices import free_memory
 from reviver.editing.model import EditableModel
 from reviver.editing.search import FactRows, Search, group_facts
 from reviver.editing.tokens import TokenRow, tokenize_rows
-from reviver.editing.twins import run_at_once, work_at_once
+from reviver.editing.twins import Advance, run_at_once, work_at_once
 from reviver.errors import NumericsError
 from reviver.facts.fact import Fact, with_space
 from reviver.progress import NullProgress, Progress, Task
@@ -200,7 +200,7 @@ def _search(
     # The largest first, so that none is left alone at the end.
     groups.sort(key=lambda chosen: sum(tokens[index].tail for index in chosen), reverse=True)
 
-    def search(own: EditableModel, chosen: Sequence[int], advance: Callable[[float], None]) -> tuple[Tensor, ...]:
+    def search(own: EditableModel, chosen: Sequence[int], advance: Advance) -> tuple[Tensor, ...]:
         return Search(own, [tokens[index] for index in chosen], beginnings, settings, closed_OC).run(advance)
 
     found = run_at_once(model, search, groups, task.advance)

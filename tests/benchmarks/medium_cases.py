@@ -17,7 +17,7 @@ from counterfact_world import CounterFactWorld, Library, RealText, held_out_text
 from medium_probe import editor_settings, knowledge, probe
 from medium_training import STARTED, TRAINING, say
 from patient import Patient, machine
-from proof import Case, load, store
+from proof import Case, load, named, store
 
 from reviver.demo.recipe.world import unmarked
 from reviver.errors import NumericsError
@@ -92,11 +92,6 @@ def edit_model(arguments: argparse.Namespace, world: CounterFactWorld, text: Rea
                 break
 
 
-def _named(options: Sequence[str]) -> dict[str, Any]:
-    """Return what options of the form NAME=JSON say."""
-    return {name: json.loads(value) for name, _, value in (one.partition("=") for one in options)}
-
-
 class Runs:
     """A model made ready, and the record that its cases go to.
 
@@ -116,8 +111,8 @@ class Runs:
         self._deadline = STARTED + 60 * arguments.minutes
         self._pairs = minimal_pairs(arguments.data, arguments.pairs_each)
         self._texts = held_out_texts(text, arguments.seed, arguments.texts)
-        self._targets = _named(arguments.target)
-        self._workspace = _named(arguments.given)
+        self._targets = named(arguments.target)
+        self._workspace = named(arguments.given)
         self._file: Path = arguments.out / RECORD
         corpus = write_corpus(folder / "corpus.jsonl", world, text, arguments)
         given = {"apply.device": arguments.device, "moments.corpus": str(corpus), **self._workspace}

@@ -187,6 +187,11 @@ def crossings(case: Mapping[str, Any]) -> tuple[int | None, ...]:
     return next(similar, None), next(grown, None), next(fallen, None)
 
 
+def named(options: Sequence[str]) -> dict[str, Any]:
+    """Return what options of the form NAME=JSON say."""
+    return {name: json.loads(value) for name, _, value in (one.partition("=") for one in options)}
+
+
 def load(path: Path) -> dict[str, Any]:
     """Return what earlier runs have measured."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {**machine(), "cases": {}}
@@ -261,7 +266,7 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run every case that the file does not hold yet, seeds outermost, and save after each."""
-    given = {name: json.loads(value) for name, _, value in (one.partition("=") for one in arguments.setting)}
+    given = named(arguments.setting)
     rounds = -(-arguments.edits // arguments.round_size)
     points = {math.ceil(rounds * part / arguments.points) for part in range(1, arguments.points + 1)}
     lines = (ROOT / "edits" / "minimal-pairs.jsonl").read_text(encoding="utf-8").splitlines()

@@ -185,5 +185,6 @@ def _far_from_base(distances: Mapping[str, float]) -> Iterator[str]:
     if distance > FAR:
         yield (
             f"all versions together have moved `{name}` by {distance:.1f} times its norm: general abilities suffer from about "
-            f"{FAR:g} times on; see what is left of them with `reviver eval head --suite perplexity`"
+            f"{FAR:g} times on; see what is left of them with `reviver eval head --suite perplexity`. A larger λ (alphaedit: "
+            "`l2`) moves less: `reviver doctor --facts FACTS` tells which suits many edits"
         )

@@ -213,6 +213,10 @@ def _model_verdict(report: ModelReport) -> tuple[str, ...]:
         lines.append(f"nothing speaks against {where}{with_weight}; whether facts are in reach there was not tried")
     else:
         lines.append("not fit to be edited: something speaks against every block")
+    if advice.sequence_weight != advice.weight:
+        lines.append(
+            f"for a thousand edits and more, batch after batch, λ = {advice.sequence_weight:g} wears it down less"
+        )
     lines += [f"block {layer} is left out: {'; '.join(why)}" for layer, why in advice.reasons.items()]
     if advice.layers and (advice.layers, advice.weight) != (report.preset_layers, report.preset_weight):
         lines.append(

@@ -255,14 +255,21 @@ def test_the_earliest_blocks_of_a_run_that_is_long_enough() -> None:
     advice = advise(blocks, 8)
     assert advice.fit is True and advice.layers == (2, 3, 4), "three of eight, and block 0 is alone"
     assert advice.weight == 10.0, "the largest λ at which 95 % arrive"
+    assert advice.sequence_weight == 30.0, "and 80 %"
     assert set(advice.reasons) == {1}
     assert len(advise([replace(GOOD, layer=layer) for layer in range(40)], 40).layers) == 5
     untried = advise([replace(block, reachable=None, update_norms=None) for block in blocks], 8)
     assert untried.fit is None and untried.layers == (2, 3, 4)
     unfit = advise([replace(block, write_share=0.0) for block in blocks], 8)
-    assert (unfit.fit, unfit.layers, unfit.weight, unfit.responses) == (False, (), None, ())
+    assert (unfit.fit, unfit.layers, unfit.weight, unfit.sequence_weight, unfit.responses) == (
+        False,
+        (),
+        None,
+        None,
+        (),
+    )
     assert set(unfit.reasons) == set(range(7))
     blind = advise(
         [replace(GOOD, key_cosine=None, closest_keys=None, responses=(), reachable=None, update_norms=None)], 2
     )
-    assert blind.layers == (0,) and blind.weight is None
+    assert blind.layers == (0,) and blind.weight is None and blind.sequence_weight is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.resources import as_file, files
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,18 @@ def test_a_model_with_facts(prepared: Path, tmp_path: Path, call: Call) -> None:
     human = call("doctor", "--facts", facts, "-C", prepared)
     assert "MLP writes" in human.stdout and report["verdict"][0] in human.stdout
     assert _files(prepared) == before, "nothing is written"
+
+
+def test_one_batch_and_thousands_of_edits_want_different_weights(tmp_path: Path, call: Call) -> None:
+    with as_file(files("reviver.demo") / "model") as model:
+        report = json.loads(call("doctor", model, "-C", tmp_path, "--json").stdout)
+    advice = report["model"]["advice"]
+    arrives = {one["weight"]: one["own"] for one in advice["responses"]}
+    assert advice["weight"] == max(weight for weight, own in arrives.items() if own >= 0.95)
+    assert advice["sequence_weight"] == max(weight for weight, own in arrives.items() if own >= 0.8)
+    assert advice["sequence_weight"] > advice["weight"]
+    assert f"λ = {advice['weight']:g};" in report["verdict"][0]
+    assert f"batch after batch, λ = {advice['sequence_weight']:g} " in report["verdict"][1]
 
 
 def test_a_foreign_model_that_cannot_learn_facts_is_told_so(tmp_path: Path, call: Call) -> None:

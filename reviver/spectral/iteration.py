@@ -19,6 +19,7 @@ BLOCK = 16
 SEED = 2601
 # A pair has converged when its residual on W Wᵀ is at most this share of σ₁²; rounding allows no less than about 1e-15.
 TOLERANCE = 4e-15
+ROUNDED = 100.0
 CYCLES = 60
 # Below this share of σ₁ squaring would cost too many digits; the caller then takes the whole spectrum.
 FLOOR = 0.03
@@ -31,7 +32,8 @@ def leading_triplets(matrix_ML: Tensor, width: int) -> Triplets | None:
     """
     gram_MM = gram(matrix_ML)
     size = gram_MM.shape[0]
-    kept = min(width + max(2 * BLOCK, width // 4), size)
+    # Whole blocks, so that the last one of a cycle ends where the room for it ends.
+    kept = min(BLOCK * -(-(width + max(2 * BLOCK, width // 4)) // BLOCK), size)
     held = min(kept + BLOCK * max(-(-kept // BLOCK), 20), size)
     basis_QM = matrix_ML.new_empty((held, size))
     image_QM = torch.empty_like(basis_QM)
@@ -58,9 +60,14 @@ def leading_triplets(matrix_ML: Tensor, width: int) -> Triplets | None:
         if not float(values_Q[width - 1]) > FLOOR**2 * top:
             return None
         residual_KM = image_QM[:width] - basis_QM[:width] * values_Q[:width, None]
-        if float(torch.linalg.vector_norm(residual_KM, dim=1).max()) <= TOLERANCE * top:
+        residual = float(torch.linalg.vector_norm(residual_KM, dim=1).max())
+        if residual <= TOLERANCE * top:
             near_MK, leading_K, far_LK = rayleigh_ritz(matrix_ML, orthonormalise(basis_QM[:kept].T))
             return near_MK[:, :width], leading_K[:width], far_LK[:, :width]
+        if residual <= ROUNDED * TOLERANCE * top:
+            # What is missing now is what turning the stored images again and again has rounded off.
+            basis_QM[:kept] = orthonormalise(basis_QM[:kept].T).T
+            image_QM[:kept] = basis_QM[:kept] @ gram_MM
     return None
 
 

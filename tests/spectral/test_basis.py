@@ -14,6 +14,7 @@ from torch import Tensor
 
 from reviver.errors import NumericsError, UsageError
 from reviver.spectral.basis import SpectralBasis, choose_rank, compute_basis
+from reviver.spectral.iteration import leading_triplets
 
 Method = Literal["svd", "gram", "iteration"]
 METHODS: tuple[Method, ...] = ("svd", "gram", "iteration")
@@ -163,6 +164,20 @@ def test_without_the_spectrum_a_large_weight_gets_leading_values_only(monkeypatc
     assert basis.frobenius**2 == pytest.approx(
         float(SPECTRA["flat with a large head"].double().square().sum()), rel=1e-12
     )
+
+
+@pytest.mark.parametrize("width", [1, 8, 9, 17, 33, 57, 65, 100])
+def test_the_iteration_restarts_whatever_the_width(width: int) -> None:
+    """The shorter side is longer than what one cycle holds, as it is in every model that the iteration is made for."""
+    values = torch.cat((2.0 - torch.arange(100) / 100, torch.linspace(0.9, 0.5, 500)))
+    weight = with_spectrum(600, 640, values).double()
+    found = leading_triplets(weight, width)
+    assert found is not None
+    near_MK, singular_K, far_LK = found
+    assert torch.allclose(singular_K, torch.linalg.svdvals(weight)[:width], rtol=1e-12)
+    assert float((weight @ far_LK - near_MK * singular_K).abs().max()) < 1e-12
+    for vectors in (near_MK, far_LK):
+        assert float((vectors.T @ vectors - torch.eye(width)).abs().max()) < 1e-13
 
 
 def test_a_basis_stored_in_float32_becomes_orthonormal_again() -> None:

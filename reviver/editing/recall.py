@@ -3,14 +3,15 @@
 A version's part of the memory is kept under the version's id, so that whatever moves the head moves the memory with it: `undo`
 takes it back, a branch has its own, a dropped fact drops its key. Keys that are missing (a cloned history, a version by an
 editor that keeps none) are read again on the weights of their version; sums of unpruned updates and running moments cannot be
-had again and are refused by name. Both may be known of one version, and lie side by side.
+had again: a version without its own is refused by name (a squash has none, and moments begin anew behind it). Both may be known
+of one version, and lie side by side.
 
 Legend: N facts of a version, I MLP width, O output features; D, E the axes of the tensor as it lies on disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from reviver.editing.store import MatrixStore
 from reviver.errors import ManifestError, WorkspaceError
 from reviver.facts.fact import Fact
 from reviver.history.chain import chain_deltas, known_facts
+from reviver.history.ledger import taken_back
 from reviver.history.manifest import Manifest
 from reviver.history.version import Version
 from reviver.history.workspace import Workspace
@@ -39,13 +41,22 @@ class Recall:
         preparation: knows the base; its tensors' hashes fingerprint what is kept.
         editor: whose memory it is.
         settings: the editor's settings.
+        prefixes: the contexts in which keys are read again of versions that tell none (a merge, a squash).
     """
 
-    def __init__(self, workspace: Workspace, preparation: Preparation, editor: Editor, settings: object) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        preparation: Preparation,
+        editor: Editor,
+        settings: object,
+        prefixes: tuple[str, ...] = (),
+    ) -> None:
         self.workspace = workspace
         self.preparation = preparation
         self.editor = editor
         self.settings = settings
+        self.prefixes = prefixes
 
     def _snapshots(self, version_id: str) -> MatrixStore:
         """Return where a version's sum or moments lie: one file a tensor, named as the tensor is."""
@@ -83,7 +94,7 @@ class Recall:
     def _recall_keys(self, layers: Sequence[EditedLayer], chain: Sequence[Version], model: EditableModel) -> None:
         """Add the keys of every fact that is still in force, version by version."""
         in_force = {(known.version, known.fact.key) for known in known_facts(chain).values()}
-        reread = False
+        changed: dict[str, Sequence[Delta]] = {}
         for number, version in enumerate(chain, 1):
             facts = version.facts()
             kept = [index for index, fact in enumerate(facts) if (version.name, fact.key) in in_force]
@@ -91,13 +102,14 @@ class Recall:
                 continue
             keys = self._saved_keys(layers, version, len(facts))
             if keys is None:
-                keys = self._read_keys_again(layers, chain[:number], facts, model)
-                reread = True
+                # An adopted version may have changed tensors that this editor leaves alone.
+                none: dict[str, Sequence[Delta]] = {edited.name: () for edited in layers}
+                changed = changed or {**none, **chain_deltas(chain, self.preparation.pin)}
+                keys = self._read_keys_again(layers, chain[:number], facts, model, changed)
             for edited in layers:
                 edited.memory = self.editor.remember(edited.memory, keys[edited.name][:, kept])
-        if reread:
-            for edited in layers:
-                model.put_weight(edited.layer, edited.stored())
+        if changed:
+            put_version(model, self.preparation.folder, changed)
 
     def _saved_keys(self, layers: Sequence[EditedLayer], version: Version, facts: int) -> dict[str, Tensor] | None:
         """Return the keys `[I, N]` that a version saved, by tensor; None where one is missing or does not fit."""
@@ -112,22 +124,39 @@ class Recall:
         return found
 
     def _read_keys_again(
-        self, layers: Sequence[EditedLayer], chain: Sequence[Version], facts: Sequence[Fact], model: EditableModel
+        self,
+        layers: Sequence[EditedLayer],
+        chain: Sequence[Version],
+        facts: Sequence[Fact],
+        model: EditableModel,
+        changed: Collection[str],
     ) -> dict[str, Tensor]:
-        """Read the keys `[I, N]` of a version's facts on its own weights, and save them."""
+        """Read the keys `[I, N]` of the facts of a chain's last version on its weights, and save them.
+
+        `changed` are the tensors in which the model may differ from the base.
+        """
         version = chain[-1]
         deltas: Mapping[str, Sequence[Delta]] = chain_deltas(chain, self.preparation.pin)
-        put_version(model, self.preparation.folder, {edited.name: deltas.get(edited.name, ()) for edited in layers})
-        states = SubjectStates(model, facts, _prefixes_of(version))
+        put_version(model, self.preparation.folder, {name: deltas.get(name, ()) for name in changed})
+        prefixes = _prefixes_of(version)
+        states = SubjectStates(model, facts, self.prefixes if prefixes is None else prefixes)
         keys = {edited.name: states.measure(edited.layer)[0].cpu() for edited in layers}
         self._save(self._keys(version.id), version.id, {name: {"keys": keys_IN} for name, keys_IN in keys.items()})
         return keys
 
     def _recall_snapshot(self, layers: Sequence[EditedLayer], chain: Sequence[Version]) -> None:
-        """Take up what the last version of this editor saved, and add to a total what other versions have changed since."""
-        last = max(
-            (n for n, version in enumerate(chain, 1) if version.manifest.editor.name == self.editor.name), default=0
-        )
+        """Take up what the last version of this editor saved, and add to a total what other versions have changed since.
+
+        A total of which a part was taken back is summed again of the patches: what was held back of it is gone with it. Moments
+        are those of the last version that was not taken back whole.
+        """
+        taken = _taken_back(chain)
+        own = [n for n, version in enumerate(chain, 1) if version.manifest.editor.name == self.editor.name]
+        if self.editor.start_from is None:
+            own = [n for n in own if not taken.get(chain[n - 1].id, False)]
+        last = max(own, default=0)
+        if self.editor.start_from is not None and any(version.id in taken for version in chain[:last]):
+            last = 0
         if last:
             saved = self._saved_snapshot(layers, chain[last - 1])
             for edited in layers:
@@ -190,13 +219,24 @@ class Recall:
             store.save(name, self._fingerprint(name), tensors, record)
 
 
-def _prefixes_of(version: Version) -> tuple[str, ...]:
-    """Return the prefixes that a version's rounds were solved with, as its manifest says; none where it does not."""
+def _taken_back(chain: Sequence[Version]) -> dict[str, bool]:
+    """Return the ids of the versions that a chain takes something back of, each with whether it is taken back whole."""
+    found: dict[str, bool] = {}
+    for version in reversed(chain):
+        # What was itself taken back takes nothing back any more.
+        if not found.get(version.id, False):
+            for taken in taken_back(version):
+                found[taken.version] = found.get(taken.version, False) or taken.whole
+    return found
+
+
+def _prefixes_of(version: Version) -> tuple[str, ...] | None:
+    """Return the prefixes that a version's rounds were solved with, as its manifest says; None where it does not."""
     for entry in version.manifest.rounds:
         prefixes = entry.get("prefixes") if isinstance(entry, Mapping) else None
         if isinstance(prefixes, Sequence) and all(isinstance(prefix, str) for prefix in prefixes):
             return tuple(prefixes)
-    return ()
+    return None
 
 
 def _as_update(delta: Delta, transposed: bool) -> Update:

@@ -150,7 +150,7 @@ class Edit:
         layers = open_layers(
             model, terms.preparation, deltas, terms.ranks, terms.editor, moment_weight=terms.moment_weight
         )
-        recall = Recall(terms.workspace, terms.preparation, terms.editor, terms.editor_settings)
+        recall = Recall(terms.workspace, terms.preparation, terms.editor, terms.editor_settings, prefixes)
         recall.into(layers, terms.chain, model)
         return Opened(
             model=model,

@@ -24,13 +24,16 @@ from reviver.history.workspace import Workspace
 from reviver.settings import Settings
 from reviver.verbs.apply import ApplyRequest, apply
 from reviver.verbs.init import init
+from reviver.verbs.made import MakeChoice
+from reviver.verbs.revert import revert
+from reviver.verbs.squash import squash
 from reviver.verbs.undo import undo
 from reviver.verbs.verify import verify
 
 EDITORS = {
     "memit": {"memory": "keys"},
     "rect": {"memory": "keys"},
-    "prune": {"ceiling": 0.05},
+    "prune": {"ceiling": 0.9},
     "alphaedit": {"share": 0.6, "l2": 0.1},
     "nse": {"alpha": 0.01, "upper": 1e6},
     "ultraedit": {"rate": 1e-3},
@@ -90,6 +93,21 @@ def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     """Return how far two sums of updates are apart, relative to their size."""
     assert one.keys() == other.keys()
     return max(float((one[name] - other[name]).norm() / other[name].norm()) for name in one)
+
+
+def assert_keys(bench: Bench, name: str, prefixes: object) -> None:
+    """What is kept of a version is what its own weights make of its facts, behind prefixes that there are."""
+    assert isinstance(prefixes, list) and prefixes
+    workspace = Workspace.open(bench.folder)
+    pin = workspace.pin()
+    folder = open_base(pin)
+    model = open_pinned(pin, folder, bench.settings("memit"), torch.device("cpu"))
+    chain = workspace.chain(name)
+    put_version(model, folder, chain_deltas(chain, pin))
+    states = SubjectStates(model, chain[-1].facts(), prefixes)
+    for layer, tensor in zip(pin.layers, pin.edited, strict=True):
+        saved = load_file(workspace.memory_file(chain[-1].id, f"{tensor}.keys"))["keys"]
+        assert torch.allclose(saved, states.measure(layer)[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("filter_name", ["none", "revive", "constrained"])
@@ -187,18 +205,7 @@ def test_lost_keys_are_read_again(bench: Bench, editor: str) -> None:
     shutil.rmtree(bench.folder / ".reviver" / "memory")
     again = bench.apply(1, editor, parent=first)
     assert distance(bench.deltas(again), bench.deltas(expected)) < 1e-4
-    workspace = Workspace.open(bench.folder)
-    pin = workspace.pin()
-    folder = open_base(pin)
-    model = open_pinned(pin, folder, bench.settings(editor), torch.device("cpu"))
-    chain = workspace.chain(first)
-    put_version(model, folder, chain_deltas(chain, pin))
-    prefixes = chain[0].manifest.rounds[0]["prefixes"]
-    assert isinstance(prefixes, list)
-    states = SubjectStates(model, chain[0].facts(), prefixes)
-    for layer, name in zip(pin.layers, pin.edited, strict=True):
-        saved = load_file(workspace.memory_file(chain[0].id, f"{name}.keys"))["keys"]
-        assert torch.allclose(saved, states.measure(layer)[0], atol=1e-6)
+    assert_keys(bench, first, Workspace.open(bench.folder).version(first).manifest.rounds[0]["prefixes"])
 
 
 @pytest.mark.parametrize("other", ["alphaedit", "nse", "memit"])
@@ -242,6 +249,36 @@ def test_prune_counts_what_other_editors_did(bench: Bench) -> None:
         # What is left of the total without the first version is PRUNE's own, of the rank of its facts.
         values = torch.linalg.svdvals(total - first)
         assert values[len(FACTS) - len(FACTS) // 2] < 1e-5 * values[0]
+
+
+@pytest.mark.parametrize("editor", EDITORS)
+def test_what_was_reverted_is_forgotten(bench: Bench, editor: str) -> None:
+    """The version goes, its revert stays in the chain: the next edit is what it is on the base."""
+    alone = bench.apply(2, editor)
+    first = bench.apply(1, editor, parent="v0")
+    revert(bench.folder, first, settings=bench.settings(editor), choice=MakeChoice(checkpoint=False))
+    after = bench.apply(2, editor)
+    assert [one.name for one in Workspace.open(bench.folder).chain(after)] == ["v2", "v3", "v4"]
+    assert distance(bench.deltas(after), bench.deltas(alone)) < 1e-4
+
+
+def test_a_revert_that_was_reverted_takes_nothing_back(bench: Bench) -> None:
+    bench.apply(0, "prune")
+    expected = bench.apply(1, "prune")
+    undo(bench.folder)
+    for name in ("v1", "v3"):
+        revert(bench.folder, name, settings=bench.settings("prune"), choice=MakeChoice(checkpoint=False))
+    again = bench.apply(1, "prune")
+    assert distance(bench.deltas(again), bench.deltas(expected)) < 1e-4
+
+
+def test_keys_of_a_squash_are_read_in_the_same_contexts(bench: Bench) -> None:
+    first = bench.apply(0, "alphaedit")
+    second = bench.apply(1, "alphaedit")
+    prefixes = Workspace.open(bench.folder).version(first).manifest.rounds[0]["prefixes"]
+    squash(bench.folder, f"v0..{second}", settings=bench.settings("alphaedit"), choice=MakeChoice(checkpoint=False))
+    bench.apply(2, "alphaedit")
+    assert_keys(bench, "v3", prefixes)
 
 
 def test_a_memory_of_another_base_is_refused(bench: Bench, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from reviver.checkpoint.pin import BasePin, touched
 from reviver.checkpoint.rounding import tensor_chunks
 from reviver.editing.architecture import Family, disk_name, find_family, inner_side, model_shape
 from reviver.editing.corpus import Corpus, open_corpus
+from reviver.editing.diagnostics import SIMILARITY_RANK
 from reviver.editing.memory import check_memory, model_size, plan_memory
 from reviver.editing.model import TORCH_DTYPES, EditableModel, choose_dtype, load_model
 from reviver.editing.placement import Placement
@@ -173,8 +174,11 @@ def put_version(model: EditableModel, folder: CheckpointFolder, deltas: Mapping[
 
 
 def basis_width(rank: int, shape: Sequence[int]) -> int:
-    """Return how many directions a side to keep for a protected rank: some more, so that a gap can be looked for behind it."""
-    return min(min(shape), rank + max(8, rank // 4))
+    """Return how many directions a side to keep for a protected rank.
+
+    Some more, so that a gap can be looked for behind it, and as many as drift is measured at.
+    """
+    return min(min(shape), max(rank + max(8, rank // 4), SIMILARITY_RANK))
 
 
 def corpus_of(settings: Settings) -> Corpus:

@@ -36,7 +36,7 @@ class RoundSettings:
         editor_settings: its settings.
         filter: `none`, `revive` or `constrained`.
         targets: how targets are sought.
-        maximum_relative_norm: a tensor whose updates of this version outgrow this multiple of the base's norm is refused.
+        maximum_relative_norm: a tensor whose updates of all versions together outgrow this multiple of the base's is refused.
     """
 
     editor: Editor
@@ -185,7 +185,7 @@ def _solve(
     if solution.memory is not None:
         edited.memory = solution.memory
     edited.add(solution.update)
-    _check(edited, settings.maximum_relative_norm)
+    _check(edited, settings)
     model.put_weight(edited.layer, edited.stored())
 
 
@@ -222,7 +222,7 @@ def _remember(
         edited.remembered.append(key_IN.cpu())
 
 
-def _check(edited: EditedLayer, maximum_relative_norm: float) -> None:
+def _check(edited: EditedLayer, settings: RoundSettings) -> None:
     """Raise where a tensor has become unfit to be written."""
     name = printable(edited.name, 120)
     if not bool(torch.isfinite(edited.live_DE).all()) or not bool(torch.isfinite(edited.stored()).all()):
@@ -232,11 +232,11 @@ def _check(edited: EditedLayer, maximum_relative_norm: float) -> None:
             tensor=edited.name,
         )
     distance = edited.distance()
-    if distance > maximum_relative_norm:
+    if distance > settings.maximum_relative_norm:
         raise NumericsError(
-            f"the update of `{name}` is {distance:.1f} times the base's norm, beyond the limit of {maximum_relative_norm:g}; "
-            "nothing was written",
-            hint="edit fewer facts, raise `weight` under [moments] in `reviver.toml`, or raise `maximum_relative_norm`",
+            f"all updates together would move `{name}` by {distance:.1f} times its norm, beyond the limit of "
+            f"{settings.maximum_relative_norm:g}; nothing was written",
+            hint=f"edit fewer facts, {settings.editor.restraint} in `reviver.toml`, or raise `maximum_relative_norm` under [apply]",
             tensor=edited.name,
             distance=distance,
         )

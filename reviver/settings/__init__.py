@@ -119,6 +119,12 @@ class Settings:
         if {"apply.rank", "apply.energy"} <= values.keys():
             rank, energy = values["apply.rank"][1], values["apply.energy"][1]
             raise SettingsError(f"{rank} and {energy} exclude each other", hint="give the protected rank or the energy")
+        for name in ("apply.rank", "apply.energy"):
+            if values.get("apply.filter", ("", ""))[0] == "none" and values.get(name, ("", ""))[1].startswith("`--"):
+                raise SettingsError(
+                    f"without a filter nothing is protected, and {values[name][1]} has no meaning",
+                    hint="leave it out, or choose `--filter revive`",
+                )
         sections: dict[str, dict[str, object]] = {}
         sources = dict(self.sources)
         for name, (value, source) in values.items():

@@ -133,8 +133,8 @@ class ApplySection:
     )
     maximum_relative_norm: float = _setting(
         10.0,
-        "Refuse an update whose norm is larger than this many times the norm of its matrix, because nothing of what "
-        "the model knew would be left.",
+        "Refuse what moves a matrix, all versions together, by more than this many times its norm, because nothing of "
+        "what the model knew would be left.",
         above=0,
     )
 

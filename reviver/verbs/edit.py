@@ -98,7 +98,7 @@ class Edit:
         with self.timer.phase("edit"):
             finished = FinishedRounds(
                 terms.workspace.rounds,
-                terms.fingerprint(opened.prefixes, environment_of(opened.model)),
+                terms.fingerprint(opened.prefixes, environment_of(opened.model), processes.size),
                 terms.editor,
             )
             records = run_rounds(
@@ -119,7 +119,7 @@ class Edit:
             facts=facts,
             editor=terms.manifest_editor(),
             filter=terms.manifest_filter(),
-            rounds=[round_entry(record, opened.prefixes, terms.settings.targets.seed) for record in records],
+            rounds=[round_entry(record, opened.prefixes, terms.settings.targets) for record in records],
             message=self.message,
         )
 
@@ -184,8 +184,8 @@ class Edit:
         except NumericsError as error:
             raise NumericsError(
                 "the edited model answers with NaN or infinity; no version was made",
-                hint="compute in float32 or bfloat16 with `--dtype`, use smaller rounds with `--round-size`, or raise `weight` (λ) "
-                "under [moments] in `reviver.toml`",
+                hint="compute in float32 or bfloat16 with `--dtype`, use smaller rounds with `--round-size`, or "
+                f"{terms.editor.restraint} in `reviver.toml`",
             ) from error
         tensors = [
             tensor_entry(

@@ -20,6 +20,7 @@ from reviver.evaluation.outcomes import Observation, Summary
 from reviver.facts.fact import Fact
 from reviver.history.manifest import ManifestTensor, Sides
 from reviver.history.results import Answer, FactResult
+from reviver.settings import TargetsSection
 
 
 def tensor_entry(
@@ -64,7 +65,7 @@ def tensor_entry(
     )
 
 
-def round_entry(record: RoundRecord, prefixes: Sequence[str], seed: int) -> dict[str, object]:
+def round_entry(record: RoundRecord, prefixes: Sequence[str], settings: TargetsSection) -> dict[str, object]:
     """Return what one round did, and what is needed to do it again."""
     entry: dict[str, object] = {} if record.components == record.facts else {"components": list(record.components)}
     return {
@@ -74,7 +75,8 @@ def round_entry(record: RoundRecord, prefixes: Sequence[str], seed: int) -> dict
         "mean_steps": record.mean_steps,
         "norms": record.norms,
         "prefixes": list(prefixes),
-        "seed": seed,
+        "prefix_length": settings.prefix_length,
+        "seed": settings.seed,
     }
 
 

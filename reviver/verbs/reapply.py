@@ -143,6 +143,7 @@ def _settings_of(manifest: Manifest) -> dict[str, Any]:
         found |= {f"targets.{key}": value for key, value in targets.items() if key in known}
     for entry in manifest.rounds[:1]:
         found["targets.seed"] = entry.get("seed")
+        found["targets.prefix_length"] = entry.get("prefix_length")
         prefixes = entry.get("prefixes")
         found["targets.prefixes"] = len(prefixes) if isinstance(prefixes, list) else None
     return {key: value for key, value in found.items() if value is not None}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 
 from reviver.checkpoint.folder import CheckpointFolder
 from reviver.checkpoint.pin import BasePin
 from reviver.editing.base import open_base, saved_preset
-from reviver.editing.editors import Editor, get_editor
+from reviver.editing.editors import Editor, editor_names, get_editor
 from reviver.editing.model import choose_device, choose_dtype
 from reviver.editing.preparation import Preparation
 from reviver.editing.presets import Preset
@@ -26,7 +27,7 @@ from reviver.history.tracing import known_facts_among
 from reviver.history.version import Version
 from reviver.history.workspace import Workspace
 from reviver.settings import Settings
-from reviver.text import plural
+from reviver.text import plural, printable
 from reviver.verbs.plan import ApplyPlan, make_plan
 
 
@@ -96,6 +97,7 @@ class Terms:
                 texts.append(
                     f"rank {choice.moved_from} of `{name}` falls into a cluster; k = {choice.rank} protects all of it"
                 )
+        texts += [_no_editor(name) for name in self.settings.editors if name not in editor_names()]
         return [*self.file.warnings, *(text for text in texts if text is not None)]
 
     def plan(self, *, checkpoint: bool, processes: Ranks) -> ApplyPlan:
@@ -176,12 +178,15 @@ class Terms:
             return ManifestFilter(name="none", rank=None, energy=None)
         return ManifestFilter(name=self.filter.name, rank=self.filter.rank, energy=self.filter.energy)
 
-    def fingerprint(self, prefixes: Sequence[str], environment: object) -> str:
-        """Return a hash of everything that decides what the rounds give, to the bit.
+    def fingerprint(self, prefixes: Sequence[str], environment: object, processes: int) -> str:
+        """Return a hash of everything that decides what the rounds give, on a CPU to the bit.
+
+        On a GPU the memory that is free decides how many facts are computed at once, and with it the last bits.
 
         Args:
             prefixes: the contexts of the facts.
             environment: of the model (`environment_of`).
+            processes: how many share the work.
         """
         decides = {
             "parent": self.workspace.version_id(self.parent),
@@ -195,8 +200,16 @@ class Terms:
             ],
             "prefixes": list(prefixes),
             "environment": environment,
+            "processes": processes,
         }
         return sha256_bytes(canonical_json(decides))
+
+
+def _no_editor(name: str) -> str:
+    """Return the words for settings of an editor that is not there: another machine may have it, so they are no error."""
+    near = get_close_matches(name, editor_names(), n=1)
+    meant = f"; did you mean `{near[0]}`?" if near else ""
+    return f"[editors.{printable(name, 40)}] sets something for an editor that is not installed{meant}"
 
 
 def _check_layers(settings: Settings, pin: BasePin) -> None:

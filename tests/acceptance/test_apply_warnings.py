@@ -14,6 +14,7 @@ from tiny_models import FACTS, make_checkpoint, write_facts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import reviver.verbs.apply as verb
+from reviver.errors import NumericsError
 from reviver.settings import Settings
 from reviver.verbs.apply import ApplyRequest, apply
 from reviver.verbs.init import init
@@ -82,6 +83,28 @@ def test_the_farthest_tensor_is_told_once_all_versions_together_are_far(
     assert not any(map(FAR.fullmatch, warned[0]))
     assert told[1] == max(moved, key=lambda name: moved[name])
     assert float(told[2]) == pytest.approx(moved[told[1]], abs=0.051)
+
+
+@pytest.mark.parametrize(("editor", "remedy"), [("memit", "`weight` (λ) under"), ("alphaedit", "`l2` under")])
+def test_a_limit_that_all_versions_together_pass_is_refused_with_what_helps(
+    editor: str, remedy: str, tmp_path: Path
+) -> None:
+    base = make_checkpoint(tmp_path / "base")
+    folder = tmp_path / "workspace"
+    given = {"targets.steps": 4, "moments.weight": 0.01, "apply.editor": editor}
+    init(folder, str(base), settings=settings_of(folder, given))
+    (folder / "reviver.toml").write_text("[editors.alphaedit]\nl2 = 0.01\nshare = 0.9\n", encoding="utf-8")
+    facts = write_facts(tmp_path / "facts.jsonl", FACTS[:1])
+    report = apply(folder, ApplyRequest(facts=facts), settings=settings_of(folder, given))
+    moved = max(distances(base, folder / "checkpoints" / "v1", [one.name for one in report.tensors]).values())
+    # The second update alone is far from the limit: it is the same fact again.
+    limited = settings_of(folder, {**given, "apply.maximum_relative_norm": 0.99 * moved})
+    with pytest.raises(
+        NumericsError, match=r"all updates together would move `\S+` by [\d.]+ times its norm"
+    ) as caught:
+        apply(folder, ApplyRequest(facts=facts), settings=limited)
+    assert remedy in (caught.value.hint or "")
+    assert float(str(caught.value.facts["distance"])) > 0.99 * moved
 
 
 def test_facts_that_did_not_take_are_counted(tmp_path: Path) -> None:

@@ -403,12 +403,14 @@ def test_the_same_facts_again(bench: Bench, tmp_path: Path) -> None:
     # A further-trained copy of the model is another base.
     further = tmp_path / "further"
     further.mkdir()
-    shutil.copy(bench.folder / "reviver.toml", further)
+    text = (bench.folder / "reviver.toml").read_text(encoding="utf-8")
+    (further / "reviver.toml").write_text(text.replace("prefix_length = 3", "prefix_length = 5"), encoding="utf-8")
     other = Bench(further, tmp_path, seed=1)
     report = reapply(further, "v2", from_workspace=bench.folder)
     made = Workspace.open(further).version("v1")
     assert [fact.subject for fact in made.facts()] == ["Mara Venn", "Oskar Lund"]
     assert made.manifest.editor.settings["targets"] == version("v2").manifest.editor.settings["targets"]
+    assert made.manifest.rounds[0]["prefix_length"] == 3 == version("v2").manifest.rounds[0]["prefix_length"]
     assert report.source_workspace == bench.folder and verify(further).ok
     assert other.tensors("v1")[report.applied.tensors[0].name].shape == (32, 64)
 

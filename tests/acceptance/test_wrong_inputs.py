@@ -91,6 +91,8 @@ def test_wrong_arguments_of_apply(prepared: Path, tmp_path: Path, capsys: pytest
         (["--rank", "0"], 2, "rank"),
         (["--rank", "3", "--energy", "0.5"], 2, "energy"),
         (["--energy", "1.5"], 2, "energy"),
+        (["--filter", "none", "--rank", "3"], 2, "without a filter nothing is protected, and `--rank` has no meaning"),
+        (["--filter", "none", "--energy", "0.5"], 2, "`--energy` has no meaning"),
         (["--editor", "memmit"], 2, "memmit"),
         (["--filter", "revived"], 2, "revived"),
         (["--from", "v7"], 1, "v7"),
@@ -231,3 +233,17 @@ def test_wrong_sources_and_places(prepared: Path, tmp_path: Path, capsys: pytest
     _check(capsys, ["reapply", "v1", *elsewhere, "-C", str(prepared / "workspace")], 1, "check `--from-workspace`")
     _check(capsys, ["init", str(other), "-C", str(prepared / "workspace")], 1, "pinned to")
     assert _contents(prepared / "workspace") == before
+
+
+def test_settings_of_an_editor_that_is_not_there_are_told(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are no error: a workspace is shared by machines of which only some have another package's editor."""
+    workspace = prepared / "workspace"
+    with (workspace / "reviver.toml").open("a", encoding="utf-8") as file:
+        file.write('\n[editors.memitt]\nmemory = "keys"\n\n[editors.acme]\nx = 1\n')
+    arguments = ["apply", str(write_facts(tmp_path / "facts.jsonl")), "-C", str(workspace), "--dry-run"]
+    assert app.run(arguments) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "[editors.memitt] sets something for an editor that is not installed; did you mean `memit`?" in said
+    assert "[editors.acme] sets something for an editor that is not installed" in said

@@ -106,6 +106,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--unsaid", type=int, default=0, help="edits at most of facts that training did not say")
     parser.set_defaults(**FIXED[NAMES[column]])
     arguments = parser.parse_args()
+    if any(one.startswith("moments.weight=") for one in arguments.given):
+        parser.error("λ is told with --weight")
     unknown = set(arguments.stage.split("+")) - set(STAGES)
     if unknown:
         parser.error(f"there is no stage {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")

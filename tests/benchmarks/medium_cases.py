@@ -8,7 +8,7 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,11 @@ def edit_model(arguments: argparse.Namespace, world: CounterFactWorld, text: Rea
                 break
 
 
+def _edits(case: Mapping[str, Any]) -> int:
+    """Return how many edits of a case were measured."""
+    return int(case["points"][-1]["edits"]) if case["points"] else 0
+
+
 class Runs:
     """A model made ready, and the record that its cases go to.
 
@@ -140,13 +145,18 @@ class Runs:
             record["note"] = "shows that the path works, not what the medium model does"
         facts = sample(self._world, 0, self._arguments.sample)
         record["model"] = json.loads((model / TRAINING).read_text(encoding="utf-8")) | {
-            "fingerprint": self._patient.preparation.pin.fingerprint,
+            "fingerprint": self._model,
             "knows": knowledge(self._patient, facts),
         }
         self._probed["editor_settings"] = editor_settings(self._patient, facts)
         say(f"the base knows {record['model']['knows']}; {self._probed['editor_settings']}")
         store(self._file, record)
         return record
+
+    @property
+    def _model(self) -> str:
+        """What tells the model from others."""
+        return str(self._patient.preparation.pin.fingerprint)
 
     def _given(self, editor: str) -> dict[str, Any]:
         """Return the settings that were given for an editor."""
@@ -157,7 +167,9 @@ class Runs:
         return None if plan.filter == "none" else self._arguments.rank or self._patient.preset.rank
 
     def _key(self, plan: Plan) -> str:
+        layers = ",".join(map(str, self._probed["layers"]))
         key = f"{plan.editor} {plan.filter} k={self._rank(plan)} seed={plan.seed} edits={plan.edits}"
+        key += f" round={self._arguments.round_size} λ={self._probed['weight']:g} blocks={layers}"
         return key + "".join(f" {name}={value}" for name, value in self._told(plan).items())
 
     def _told(self, plan: Plan) -> dict[str, Any]:
@@ -166,7 +178,8 @@ class Runs:
 
     def has(self, plan: Plan) -> bool:
         """Return whether a case is in the record whole."""
-        return bool(self._record["cases"].get(self._key(plan), {}).get("complete"))
+        case = self._record["cases"].get(self._key(plan), {})
+        return bool(case.get("complete")) and case["model"] == self._model
 
     def run(self, plan: Plan) -> bool:
         """Run a case and save what is measured each time that everything was; returns False where there is no time to begin."""
@@ -180,7 +193,8 @@ class Runs:
         except NumericsError as error:
             # What was measured before is saved; a model that is gone so far has nothing left to measure.
             say(f"{self._key(plan)}: {error.message}")
-            self._record["cases"].get(self._key(plan), {}).update(complete=True, ended=error.message)
+            begun = {**asdict(plan), "settings": self._told(plan), "model": self._model, "points": []}
+            self._record["cases"].setdefault(self._key(plan), begun).update(complete=True, ended=error.message)
             store(self._file, self._record)
         return True
 
@@ -196,7 +210,7 @@ class Runs:
         earlier = self._record["cases"].get(self._key(plan))
 
         def keep(measured: list[dict[str, Any]]) -> None:
-            if earlier is None or earlier["points"][-1]["edits"] <= measured[-1]["edits"]:
+            if not earlier or earlier["model"] != self._model or _edits(earlier) <= measured[-1]["edits"]:
                 self._keep(case, plan, options, measured)
 
         budget = {"token_budget": GPU_TOKENS} if case.patient.model.device.type == "cuda" else {}
@@ -220,7 +234,7 @@ class Runs:
             **asdict(plan),
             **options,
             "settings": self._told(plan),
-            "model": self._record["model"]["fingerprint"],
+            "model": self._model,
             "complete": end["edits"] == len(case.facts),
             "base": case.general,
             "points": measured,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -54,7 +55,8 @@ class Patient:
         )
         self.preparation = Preparation(workspace, pin, self.folder)
         self.preset = saved_preset(pin, self.folder)
-        self.prefixes = write_prefixes(self.model, count=self.settings.targets.prefixes, tokens=10, seed=0)
+        wanted = self.settings.targets
+        self.prefixes = write_prefixes(self.model, count=wanted.prefixes, tokens=wanted.prefix_length, seed=wanted.seed)
 
     def editor_settings(self, editor: Editor, given: Mapping[str, object] | None = None) -> object:
         """Return an editor's settings: the preset's, and over them what is given."""
@@ -84,9 +86,9 @@ class Patient:
             facts: solved for in their order, `round_size` at a time.
             editor, filter_name, rank, energy: as the options of `apply`.
             round_size: facts of a round.
-            weight: λ instead of the preset's.
+            weight: λ instead of the workspace's.
             editor_settings: over the preset's.
-            targets: settings of the target search over the preset's.
+            targets: settings of the target search over the workspace's.
             after_round: called with the number of rounds done, the last one's record, and the layers.
         """
         self.rewind()
@@ -100,22 +102,16 @@ class Patient:
             {},
             choose_ranks(self.preparation, choice, self.model.device),
             chosen,
-            moment_weight=weight or self.preset.moment_weight,
+            moment_weight=weight or self.settings.moments.weight or self.preset.moment_weight,
         )
-        preset = self.preset
-        search = {
-            "steps": preset.steps,
-            "learning_rate": preset.learning_rate,
-            "clamp": preset.clamp,
-            "weight_decay": preset.weight_decay,
-            "kl": preset.kl,
-            **(targets or {}),
-        }
+        own = {name: getattr(self.preset, name) for name in ("steps", "learning_rate", "clamp", "weight_decay", "kl")}
+        names = [field.name for field in fields(TargetSettings) if hasattr(self.settings.targets, field.name)]
+        told = {name: value for name in names if (value := getattr(self.settings.targets, name)) is not None}
         settings = RoundSettings(
             editor=chosen,
             editor_settings=self.editor_settings(chosen, editor_settings),
             filter=filter_name,
-            targets=TargetSettings(**search),  # type: ignore[arg-type]
+            targets=TargetSettings(**{**own, **told, **(targets or {})}),
             maximum_relative_norm=float("inf"),
         )
 

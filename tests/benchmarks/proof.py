@@ -207,7 +207,11 @@ def store(path: Path, record: Mapping[str, Any]) -> None:
 def report(record: Mapping[str, Any]) -> str:
     """Return the table: the end of every case, mean and spread over its seeds."""
     groups: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
-    for case in record["cases"].values():
+    lines = []
+    for name, case in record["cases"].items():
+        if not case["points"]:
+            lines.append(f"{name}: {case['ended']}")
+            continue
         rank = "" if case.get("rank") is None else f" k={case['rank']}"
         given = [*case.get("settings", {}).items(), *([("λ", case["weight"])] if "weight" in case else [])]
         told = "".join(
@@ -215,7 +219,6 @@ def report(record: Mapping[str, Any]) -> str:
         )
         edits = case["points"][-1]["edits"]
         groups.setdefault((case["editor"] + told, case["filter"] + rank, edits), []).append(case)
-    lines = []
     for (editor, name, edits), cases in groups.items():
         ends = [case["points"][-1] for case in cases]
         figures = {key: [end.get(key) for end in ends] for key in SCORES}
@@ -274,13 +277,15 @@ def run(arguments: argparse.Namespace) -> None:
     texts = held_out_texts()[::2]
     with tempfile.TemporaryDirectory() as folder:
         patient = Patient(Path(folder), arguments.model, {"apply.device": arguments.device})
+        model = patient.preparation.pin.fingerprint
         for seed in arguments.seeds:
             facts = draw(arguments.facts, arguments.edits, seed)
             case: Case | None = None
             for editor in arguments.editors:
                 for name in arguments.filters:
                     rank = None if name == "none" else arguments.rank or patient.preset.rank
-                    key = f"{editor} {name} k={rank} seed={seed} {' '.join(arguments.setting)}".strip()
+                    key = f"{editor} {name} k={rank} seed={seed} edits={arguments.edits} round={arguments.round_size}"
+                    key = " ".join((key, f"model={model[:12]}", *arguments.setting))
                     if key in load(arguments.out)["cases"]:
                         continue
                     case = case or Case(patient, facts, pairs, texts, sample=arguments.sample)

@@ -115,4 +115,5 @@ EDITOR = Editor(
     memory="keys",
     start_memory=start_memory,
     needs=needs,
+    restraint="raise `l2` under [editors.alphaedit]",
 )

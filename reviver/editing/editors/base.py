@@ -200,6 +200,7 @@ class Editor:
         targets_on: the weights on which targets are found: `current`, or `base` (NSE rewinds them).
         signal: what keys and residuals are: `targets` at subjects, or `gradients` at answer tokens (UltraEdit).
         repeat: returns which facts get one more pass, from their distances ‖z − h‖ after the round; (distance_N, settings).
+        restraint: what to do in `reviver.toml` for smaller updates.
         needs: returns the memory that it needs for a weight; (settings, shape). Without, that of a solve with λC, or of thin
             matrices where it reads none.
     """
@@ -220,6 +221,7 @@ class Editor:
     targets_on: Literal["current", "base"] = "current"
     signal: Literal["targets", "gradients"] = "targets"
     repeat: Callable[[Tensor, Any], Tensor] | None = None
+    restraint: str = "raise `weight` (λ) under [moments]"
     needs: Callable[[Any, WeightShape], Need] | None = None
 
     def settings(self, values: Mapping[str, object] | None = None) -> Any:

@@ -277,7 +277,7 @@ def _cholesky(system_NN: Tensor) -> Tensor:
     if int(failed):
         raise NumericsError(
             "the keys of this round are too large against the second moment to be solved for",
-            hint="use a larger weight of the second moment, or smaller rounds with `--round-size`",
+            hint="use a larger weight of the second moment (alphaedit, ultraedit: `l2`), or smaller rounds with `--round-size`",
         )
     return factor_NN
 
@@ -289,5 +289,5 @@ def _check_residual(system_NN: Tensor, solved_NJ: Tensor, wanted_NJ: Tensor) -> 
     if not error <= 1e-8 * (scale + float(torch.linalg.matrix_norm(wanted_NJ))):
         raise NumericsError(
             "the solve of this round lost its accuracy",
-            hint="use a larger weight of the second moment, or smaller rounds with `--round-size`",
+            hint="use a larger weight of the second moment (alphaedit, ultraedit: `l2`), or smaller rounds with `--round-size`",
         )

@@ -158,6 +158,7 @@ EDITOR = Editor(
     start_memory=start_memory,
     load_memory=MomentsMemory.from_tensors,
     needs=needs,
+    restraint="lower `rate` under [editors.ultraedit]",
     needs_second_moment=False,
     signal="gradients",
 )

@@ -9,7 +9,7 @@ On one H200, from the repository's root, in three runs of at most ten minutes ea
     $medium --stage train+long+others+seeds
 
 A machine that stays warm keeps the model in /tmp; another trains it again. Cases that OUT/medium.json holds whole are not run
-again, so put that file back into OUT before the next run where OUT is emptied. `--reduced --out DIR` goes the same way at a
+again, so put that file back into OUT before the next run where OUT is emptied. `--size reduced --out DIR` goes the same way at a
 size for two CPU cores, in a few minutes.
 
 Stages: `train` trains the model unless it is there; `memit` and `alphaedit` make `--edits` edits in rounds of 100, without a

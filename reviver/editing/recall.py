@@ -50,7 +50,7 @@ class Recall:
         preparation: Preparation,
         editor: Editor,
         settings: object,
-        prefixes: tuple[str, ...] = (),
+        prefixes: tuple[str, ...],
     ) -> None:
         self.workspace = workspace
         self.preparation = preparation

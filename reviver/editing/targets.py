@@ -18,12 +18,14 @@ from torch import Tensor
 from reviver.editing.beginnings import Beginnings
 from reviver.editing.devices import free_memory
 from reviver.editing.model import EditableModel
+from reviver.editing.presets import Preset
 from reviver.editing.search import FactRows, Search, group_facts
 from reviver.editing.tokens import TokenRow, tokenize_rows
 from reviver.editing.twins import Advance, run_at_once, work_at_once
 from reviver.errors import NumericsError
 from reviver.facts.fact import Fact, with_space
 from reviver.progress import NullProgress, Progress, Task
+from reviver.settings import TargetsSection
 from reviver.spectral.factors import finite
 
 _GRADIENT_SHARE = 16
@@ -53,6 +55,22 @@ class TargetSettings:
     kl: float
     stop_loss: float = 0.05
     token_budget: int = 16384
+
+
+def target_settings(wanted: TargetsSection, preset: Preset) -> TargetSettings:
+    """Return how targets are sought: as the workspace wants it, and where it is silent as the preset has it."""
+
+    def chosen(value: float | None, default: float) -> float:
+        return default if value is None else value
+
+    return TargetSettings(
+        steps=wanted.steps or preset.steps,
+        learning_rate=chosen(wanted.learning_rate, preset.learning_rate),
+        clamp=chosen(wanted.clamp, preset.clamp),
+        weight_decay=chosen(wanted.weight_decay, preset.weight_decay),
+        kl=chosen(wanted.kl, preset.kl),
+        stop_loss=wanted.stop_loss,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from reviver.editing.fitness import BlockFitness, measure_fitness
 from reviver.editing.model import EditableModel, choose_device
 from reviver.editing.presets import Preset, find_preset
 from reviver.editing.subjects import draw_facts, subjects_of_facts, subjects_of_text
-from reviver.editing.targets import TargetSettings
+from reviver.editing.targets import target_settings
 from reviver.errors import UsageError
 from reviver.facts.reader import read_facts
 from reviver.history.workspace import Workspace
@@ -134,7 +134,9 @@ def doctor(
     drawn = draw_facts(given.facts, SUBJECTS, seed=_SEED) if given is not None else []
     subjects = subjects_of_facts(loaded, drawn) if drawn else subjects_of_text(loaded, text, SUBJECTS)
     probes = drawn[:PROBES]
-    blocks = measure_fitness(loaded, text, subjects, probes, _target_settings(settings, preset), progress=progress)
+    blocks = measure_fitness(
+        loaded, text, subjects, probes, target_settings(settings.targets, preset), progress=progress
+    )
     depth = len(loaded.blocks)
     advice = advise(blocks, depth)
     report = ModelReport(
@@ -188,18 +190,6 @@ def _text(model: EditableModel, corpus: Corpus, tokens: int, progress: Progress)
             if held >= tokens:
                 break
     return rows
-
-
-def _target_settings(settings: Settings, preset: Preset) -> TargetSettings:
-    wanted = settings.targets
-    return TargetSettings(
-        steps=wanted.steps or preset.steps,
-        learning_rate=preset.learning_rate if wanted.learning_rate is None else wanted.learning_rate,
-        clamp=preset.clamp if wanted.clamp is None else wanted.clamp,
-        weight_decay=preset.weight_decay if wanted.weight_decay is None else wanted.weight_decay,
-        kl=preset.kl if wanted.kl is None else wanted.kl,
-        stop_loss=wanted.stop_loss,
-    )
 
 
 def _model_verdict(report: ModelReport) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from reviver.editing.presets import Preset
 from reviver.editing.ranks import Ranks
 from reviver.editing.rounds import RoundSettings
 from reviver.editing.session import FilterChoice, choose_ranks, split_rounds
-from reviver.editing.targets import TargetSettings
+from reviver.editing.targets import TargetSettings, target_settings
 from reviver.errors import SettingsError, WorkspaceError
 from reviver.facts.checks import already_set, already_set_warning, shared_warning, subjects_shared
 from reviver.facts.fact import facts_to_jsonl
@@ -133,19 +133,7 @@ class Terms:
 
     def targets(self) -> TargetSettings:
         """Return how targets are sought: the settings, and where they are silent the preset."""
-        wanted, preset = self.settings.targets, self.preset
-
-        def chosen(value: float | None, default: float) -> float:
-            return default if value is None else value
-
-        return TargetSettings(
-            steps=wanted.steps or preset.steps,
-            learning_rate=chosen(wanted.learning_rate, preset.learning_rate),
-            clamp=chosen(wanted.clamp, preset.clamp),
-            weight_decay=chosen(wanted.weight_decay, preset.weight_decay),
-            kl=chosen(wanted.kl, preset.kl),
-            stop_loss=wanted.stop_loss,
-        )
+        return target_settings(self.settings.targets, self.preset)
 
     def round_settings(self) -> RoundSettings:
         """Return how every round is done."""

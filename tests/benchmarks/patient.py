@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from reviver.editing.prefixes import write_prefixes
 from reviver.editing.preparation import Preparation
 from reviver.editing.rounds import RoundRecord, RoundSettings
 from reviver.editing.session import FilterChoice, choose_ranks, open_layers, run_rounds, split_rounds
-from reviver.editing.targets import TargetSettings
+from reviver.editing.targets import target_settings
 from reviver.facts.fact import Fact
 from reviver.facts.reader import read_facts
 from reviver.history.workspace import Workspace
@@ -104,14 +104,11 @@ class Patient:
             chosen,
             moment_weight=weight or self.settings.moments.weight or self.preset.moment_weight,
         )
-        own = {name: getattr(self.preset, name) for name in ("steps", "learning_rate", "clamp", "weight_decay", "kl")}
-        names = [field.name for field in fields(TargetSettings) if hasattr(self.settings.targets, field.name)]
-        told = {name: value for name in names if (value := getattr(self.settings.targets, name)) is not None}
         settings = RoundSettings(
             editor=chosen,
             editor_settings=self.editor_settings(chosen, editor_settings),
             filter=filter_name,
-            targets=TargetSettings(**{**own, **told, **(targets or {})}),
+            targets=replace(target_settings(self.settings.targets, self.preset), **(targets or {})),
             maximum_relative_norm=float("inf"),
         )
 
